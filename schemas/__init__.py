@@ -1,0 +1,1 @@
+"""The wire contracts: records, topics, errors."""
