@@ -1,14 +1,13 @@
 """A Kafka for the demo, the tests and the benchmarks.
 
-Where it comes from, in this order: `KAFKA_BOOTSTRAP` (somebody else's broker); a Docker daemon; Java 17 with Maven.
-A broker started here listens on 127.0.0.1 only, on ports of its own, and goes when its user goes.
+Where it comes from, in this order: `KAFKA_BOOTSTRAP` (somebody else's broker); a Docker daemon; Java 17 with
+Maven. A broker started here listens on 127.0.0.1 only, on ports of its own, and goes when its user goes.
 """
 
 import argparse
 import contextlib
 import os
 import random
-import shutil
 import signal
 import socket
 import sys
@@ -52,7 +51,7 @@ SETTINGS: Mapping[str, str] = {
     "share.coordinator.state.topic.num.partitions": "4",
     "group.initial.rebalance.delay.ms": "0",  # nobody else is coming: assign at once
     "group.min.session.timeout.ms": "1000",  # tests of lost members need not wait 6 s
-    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",  # an abandoned transaction ends in time
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",  # ms; 10 s by default
     "broker.session.timeout.ms": "4000",  # a killed broker may come back after this long, 9 s by default
     "broker.heartbeat.interval.ms": "500",
     "log.cleaner.enable": "true",
@@ -89,7 +88,7 @@ class LocalKafka:
         self._own().kill()
 
     def restart(self) -> None:
-        """Start the broker again on the same ports and data, stopping it first if it runs (kind "java" only)."""
+        """Stop the broker if it runs, start it on the same ports and data (kind "java" only)."""
         self._own().restart()
 
     def close(self) -> None:
@@ -100,7 +99,7 @@ class LocalKafka:
 
     def _own(self) -> JavaBroker:
         if self.java is None:
-            raise NoKafkaError(f"a broker of kind {self.kind} is not ours to kill; unset KAFKA_BOOTSTRAP, stop Docker")
+            raise NoKafkaError(f"a broker of kind {self.kind} is not ours to kill; use Java and Maven")
         return self.java
 
 
@@ -114,8 +113,9 @@ def local_kafka(
 ) -> Iterator[LocalKafka]:
     """A broker that answers, stopped at the end if it was started here.
 
-    `data_dir`: where a Java broker keeps its data (found again next time); without it a temporary folder, removed
-    at the end unless `keep`. `extra`: server properties beside `SETTINGS`. `quiet=False` tells stderr what is used.
+    `data_dir`: where a Java broker keeps its data (found again next time); without it a temporary folder,
+    removed at the end unless `keep`. `extra`: server properties beside `SETTINGS`. `quiet=False` tells stderr
+    what is used.
     """
 
     def say(text: str) -> None:
@@ -132,13 +132,17 @@ def local_kafka(
             say(f"the broker's data and log stay in {kafka.java.folder}")
 
 
-def _choose(data_dir: Path | None, keep: bool, extra: dict[str, str], say: Callable[[str], None]) -> LocalKafka:
+def _choose(
+    data_dir: Path | None, keep: bool, extra: dict[str, str], say: Callable[[str], None]
+) -> LocalKafka:
     """The first of the three ways that is open here; NoKafkaError says why none is."""
     bootstrap = os.environ.get("KAFKA_BOOTSTRAP", "").strip()
     if bootstrap:
         say(f"using the Kafka at {bootstrap} (KAFKA_BOOTSTRAP)")
         if not answers(bootstrap, EXTERNAL_S):
-            raise NoKafkaError(f"KAFKA_BOOTSTRAP={bootstrap} does not answer; start that broker or unset the variable")
+            raise NoKafkaError(
+                f"KAFKA_BOOTSTRAP={bootstrap} does not answer; start that broker, or unset the variable"
+            )
         return LocalKafka(bootstrap, "external")
     no_docker = _why_no_docker()
     if no_docker is None:
@@ -157,7 +161,9 @@ def _choose(data_dir: Path | None, keep: bool, extra: dict[str, str], say: Calla
     )
 
 
-def _start_java(java: Path, jars: Path, data_dir: Path | None, keep: bool, extra: dict[str, str]) -> LocalKafka:
+def _start_java(
+    java: Path, jars: Path, data_dir: Path | None, keep: bool, extra: dict[str, str]
+) -> LocalKafka:
     """A running broker from the jars; tries other ports when somebody was quicker on ours."""
     for attempt in range(1, ATTEMPTS + 1):
         port, controller_port = _free_ports(2)
@@ -184,8 +190,6 @@ def _start_java(java: Path, jars: Path, data_dir: Path | None, keep: bool, extra
 
 def _why_no_docker() -> str | None:
     """None where a daemon answers, else why not."""
-    if shutil.which("docker") is None and "DOCKER_HOST" not in os.environ and not Path("/var/run/docker.sock").exists():
-        return "no docker here"
     try:
         import docker  # noqa: PLC0415 - comes with testcontainers, which only development has
     except ImportError:
@@ -201,9 +205,9 @@ def _why_no_docker() -> str | None:
 def _start_docker(extra: dict[str, str]) -> LocalKafka:
     """A broker in the Kafka project's own image.
 
-    Not exercised where no Docker daemon runs, the machine this was written on included: after a change here, run
-    the tests where one does. testcontainers' KafkaContainer expects another vendor's image, hence its generic
-    container and our own start-up check. Its reaper removes the container if this process is killed.
+    This branch cannot be exercised where no Docker daemon runs, as on the machine it was written on: after a
+    change here, run the tests where one does. testcontainers' KafkaContainer expects another vendor's image,
+    hence its generic container and our own start-up check. Its reaper removes the container if we are killed.
     """
     from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - slow, and only where Docker answers
 
@@ -228,7 +232,7 @@ def _start_docker(extra: dict[str, str]) -> LocalKafka:
         if not answers(address, START_S):
             out, err = container.get_logs()
             log = (out + err).decode(errors="replace")[-2000:]
-            raise NoKafkaError(f"{IMAGE} did not answer on {address} in {START_S:.0f} s; its log ends:\n{log}")
+            raise NoKafkaError(f"{IMAGE} did not answer on {address} in {START_S:.0f} s; log:\n{log}")
     except BaseException:
         container.stop()
         raise
@@ -254,7 +258,7 @@ def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as held:
         while len(ports) < count:
             listener = held.enter_context(socket.socket())
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the broker does: not one in TIME_WAIT
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the broker does
             port = random.SystemRandom().choice(PORTS)
             with contextlib.suppress(OSError):
                 listener.bind(("127.0.0.1", port))
@@ -267,7 +271,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m app.local_kafka", description=main.__doc__)
     parser.add_argument("--data-dir", type=Path, help="keep the data here (default: a temporary folder)")
     arguments = parser.parse_args()
-    # A shell starts background jobs with SIGINT ignored, and `kill` sends SIGTERM: all of them end it in order.
+    # A shell starts background jobs with SIGINT ignored, and `kill` sends SIGTERM: each ends it in order.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):

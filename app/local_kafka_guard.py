@@ -4,10 +4,10 @@ Run as a script by `app.local_kafka`, with the standard library alone:
 
     python -I -S local_kafka_guard.py OWNER_PID REMOVE_DIR|- LOG_FILE COMMAND...
 
-It starts COMMAND, prints its process id as one line, and ends with it. When the owner is gone by whatever
-way (SIGKILL included), it ends the command and removes REMOVE_DIR. The kernel's parent-death signal alone would
-not do: it is bound to the *thread* that started the child, and a thread may end long before its process. Here it
-is set by the guard, which has one thread only, for the case that the guard itself is killed.
+It starts COMMAND, prints its process id as one line, and ends with it. When the owner is gone by whatever way
+(SIGKILL included), it ends the command and removes REMOVE_DIR. The kernel's parent-death signal alone would
+not do: it is bound to the *thread* that started the child, and a thread may end long before its process. Here
+it is set by the guard, which has one thread only, for the case that the guard itself is killed.
 """
 
 import ctypes
@@ -46,8 +46,12 @@ def main(arguments: list[str]) -> int:
     """The command's exit code, or 0 when it was ended because the owner is gone."""
     owner_pid, remove_dir, log_file, *command = arguments
     with Path(log_file).open("ab") as log:
-        child = subprocess.Popen(  # noqa: S603 - the command is our own
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_guard
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            preexec_fn=die_with_guard,  # noqa: PLW1509 - safe: this process has one thread
         )
     sys.stdout.write(f"{child.pid}\n")
     sys.stdout.flush()

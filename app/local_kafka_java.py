@@ -26,7 +26,8 @@ from schemas.errors import NoKafkaError
 JAVA_MIN = 17  # brokers of Kafka 4 need it
 GUARD = Path(__file__).with_name("local_kafka_guard.py")
 ROOT = Path(__file__).resolve().parent.parent
-POMS = (ROOT / "deploy/kafka/pom.xml", Path(sys.prefix) / "share/foreshard/kafka/pom.xml")  # checkout; installed
+# In a checkout; installed with the packages.
+POMS = (ROOT / "deploy/kafka/pom.xml", Path(sys.prefix) / "share/foreshard/kafka/pom.xml")
 START_S = 120.0  # a broker needs 3 s; the rest is for a machine that is busy with tests
 STOP_S = 5.0  # an orderly stop takes under 1 s; data that go with it are not worth more
 KEPT_STOP_S = 20.0  # data that stay are
@@ -80,7 +81,7 @@ class JavaBroker:
             raise
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL for a broker that does not end in time (one stopped with SIGSTOP never would)."""
+        """SIGTERM, then SIGKILL for a broker that does not end in time (a SIGSTOPped one never would)."""
         self._end(signal.SIGTERM, STOP_S if self.temporary else KEPT_STOP_S)
         self.kill()
 
@@ -127,7 +128,8 @@ class JavaBroker:
 
 def find_java(java_home: str) -> Path | str:
     """The `java` to use (from JAVA_HOME, else from the PATH), or why there is none."""
-    found = (shutil.which("java", path=str(Path(java_home) / "bin")) if java_home else None) or shutil.which("java")
+    at_home = shutil.which("java", path=str(Path(java_home) / "bin")) if java_home else None
+    found = at_home or shutil.which("java")
     if found is None:
         return "no java on the PATH"
     answer = subprocess.run([found, "-version"], capture_output=True, text=True, check=False, timeout=60)
@@ -140,8 +142,8 @@ def find_java(java_home: str) -> Path | str:
 def find_jars(say: Callable[[str], None]) -> Path | str:
     """The folder with the broker's jars, fetched by Maven the first time; or why there is none.
 
-    The folder is named after the pom's content. Two processes may ask at once: one fetches, under a lock, into a
-    folder beside; the rename makes it valid, so that an interrupted download is never taken for a whole one.
+    The folder is named after the pom's content. Two processes may ask at once: one fetches, under a lock,
+    into a folder beside; the rename makes it valid, so that half a download is never taken for a whole one.
     """
     pom = next((path for path in POMS if path.is_file()), None)
     if pom is None:
@@ -178,20 +180,33 @@ def _fetch(mvn: str, pom: Path, jars: Path) -> None:
 
 
 def prepare(java: Path, jars: Path, folder: Path, settings: Mapping[str, str]) -> list[str]:
-    """The broker's command line, after writing its settings into `folder` and formatting its storage there."""
+    """The broker's command line, after writing its settings and formatting its storage in `folder`."""
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
     properties = folder / "server.properties"
-    properties.write_text("".join(f"{name}={value}\n" for name, value in {**settings, "log.dirs": data}.items()))
+    lines = {**settings, "log.dirs": str(data)}
+    properties.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
     logging = folder / "log4j2.properties"
     logging.write_text(LOG4J2.format(log=folder / "server.log"))
     jvm = [str(java), *JVM, f"-Dlog4j2.configurationFile={logging}", "-cp", f"{jars}/*"]
-    cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    formatted = subprocess.run(
-        [*(*jvm, "-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format", "--ignore-formatted"),
-         *("-t", cluster_id, "-c", str(properties))],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if formatted.returncode != 0:
-        raise NoKafkaError(f"Kafka could not format {data}:\n{(formatted.stdout + formatted.stderr)[-LOG_TAIL:]}")
+    if not (data / "meta.properties").exists():
+        _format(jvm, properties)
     return [*jvm, "kafka.Kafka", str(properties)]
+
+
+def _format(jvm: list[str], properties: Path) -> None:
+    """Make the data folder of a new cluster."""
+    identity = uuid.uuid4().bytes
+    # The first bit cleared: the text then never begins with a dash, which the tool would take for an option.
+    cluster_id = urlsafe_b64encode(bytes([identity[0] & 0x7F]) + identity[1:]).decode().rstrip("=")
+    tool = [*jvm, "-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format"]  # quick: it runs once
+    formatted = subprocess.run(
+        [*tool, "-t", cluster_id, "-c", str(properties)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if formatted.returncode != 0:
+        output = (formatted.stdout + formatted.stderr)[-LOG_TAIL:]
+        raise NoKafkaError(f"Kafka could not format its storage ({properties}):\n{output}")

@@ -532,6 +532,7 @@ class BalancerState(Record):
     mode: Annotated[Mode, Field(strict=False)]
     frozen: bool
     freeze_reason: str = ""
+    epoch: Count
     round: Count
     arrived: list[tuple[Shard, Name, float]] = []
     """(shard, cluster, model time) of each newest arrival of slots at a cluster: the cooldown."""

@@ -1,0 +1,53 @@
+"""The command line: `foreshard VERB`. One file per group of verbs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from app.cli import clusters, configuration, control, events, keys, mapping, processes, rounds, topics
+from schemas.errors import ForeshardError
+
+
+class Root(click.Group):
+    """Turns our own errors into one clear text and their exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ForeshardError as error:
+            click.echo(f"foreshard: {error.code}: {error}", err=True)
+            sys.exit(error.exit_status)
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="foreshard")
+def main() -> None:
+    """Shards requests on Kafka and moves load before it arrives.
+
+    Exit status: 0 done, 1 unexpected, 2 wrong usage or input, 3 configuration, 4 no broker, 5 topics,
+    6 rules differ from the mapping's, 7 mapping, 8 fenced by a newer leader, 9 router failed,
+    10 not ready.
+    """
+
+
+for command in (
+    processes.router,
+    processes.balancer,
+    processes.reporter,
+    processes.demo,
+    processes.bench,
+    topics.topics,
+    clusters.clusters,
+    events.events,
+    control.mode,
+    control.freeze,
+    control.resume,
+    mapping.mapping,
+    keys.key,
+    rounds.rounds,
+    configuration.config,
+):
+    main.add_command(command)

@@ -1,0 +1,121 @@
+"""Verbs that run a process: router, balancer, reporter, demo, bench."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import click
+
+from app.cli.common import config_option, read_config
+
+
+def _port(base: int, offset: int) -> int:
+    return base + offset if base else 0
+
+
+@click.command()
+@config_option
+@click.option("--index", type=click.IntRange(0), default=0, help="Number of this router on this host.")
+def router(config_path: Path | None, index: int) -> None:
+    """Run a router: reads requests, forwards them to the cluster that the mapping names."""
+    from app.router import run_router
+
+    config = read_config(config_path)
+    sys.exit(run_router(config, index, _port(config.file.web.port, 1 + index)))
+
+
+@click.command()
+@config_option
+@click.option("--index", type=click.IntRange(0), default=0, help="Number of this balancer on this host.")
+def balancer(config_path: Path | None, index: int) -> None:
+    """Run a balancer: one leads, further ones stand by. Its page is at http://127.0.0.1:PORT."""
+    from app.balancer import run_balancer
+
+    config = read_config(config_path)
+    sys.exit(run_balancer(config, _port(config.file.web.port, 100 * index)))
+
+
+@click.command()
+@config_option
+@click.option("--cluster", required=True, help="The cluster that this backend belongs to.")
+@click.option("--instance", default="", help="Name of this backend instance [default: host name].")
+@click.option("--pid", type=click.IntRange(1), help="Watch this process and its children, not the host.")
+@click.option("--capacity", type=click.FloatRange(0, min_open=True), help="Capacity in cost units/s.")
+def reporter(
+    config_path: Path | None, cluster: str, instance: str, pid: int | None, capacity: float | None
+) -> None:
+    """Run a reporter beside a backend: CPU, memory, queue depth, throughput, every 10 s."""
+    from streams.reporter import run_reporter
+
+    config = read_config(config_path)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    sys.exit(
+        run_reporter(
+            kafka=config.kafka,
+            prefix=config.prefix,
+            cluster=cluster,
+            topic=None,
+            group=None,
+            instance=instance or config.instance(cluster, 0),
+            pid=pid,
+            capacity_cps=capacity,
+            clock=config.clock,
+            stop=stop,
+        )
+    )
+
+
+@click.command()
+@click.option("--seconds", type=click.IntRange(10), default=120, show_default=True, help="Wall time per pass.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here.")
+@click.option("--trace", type=click.Path(path_type=Path, exists=True), help="Replay this request log.")
+@click.option("--columns", help="Names of the log's columns: time,type,key.")
+@click.option("--from", "window_from", help="Begin of the log's window [default: the busiest].")
+@click.option("--keep", is_flag=True, help="Keep the broker and all files, and say where.")
+@click.option("--time-scale", type=click.FloatRange(1), default=10.0, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True)
+def demo(
+    seconds: int,
+    json_path: Path | None,
+    trace: Path | None,
+    columns: str | None,
+    window_from: str | None,
+    keep: bool,
+    time_scale: float,
+    seed: int,
+) -> None:
+    """Route a real load on a real broker, balanced and then only observed, and report both."""
+    from app.demo.run import run_demo
+
+    sys.exit(
+        run_demo(
+            seconds=seconds,
+            json_path=json_path,
+            trace=trace,
+            columns=columns,
+            window_from=window_from,
+            keep=keep,
+            time_scale=time_scale,
+            seed=seed,
+        )
+    )
+
+
+@click.group()
+def bench() -> None:
+    """Measure against peers in one run."""
+
+
+@bench.command("router")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the rows here.")
+@click.option("--messages", type=click.IntRange(10_000), default=300_000, show_default=True)
+def bench_router(json_path: Path | None, messages: int) -> None:
+    """Throughput of one exactly-once router against a bare loop with the same guarantee."""
+    from app.bench import run_bench_router
+
+    run_bench_router(json_path, messages)

@@ -1,0 +1,93 @@
+"""`foreshard rounds`: every decision with its reasons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from app import operators
+from app.cli.common import config_option, json_option, print_json, print_table, read_config
+from schemas.errors import InvalidRecordError
+from schemas.records import Decision
+
+
+@click.group()
+def rounds() -> None:
+    """Show the balancer's rounds."""
+
+
+def _outcome(decision: Decision) -> str:
+    if decision.skip is not None:
+        return f"skip: {decision.skip.value}"
+    return f"{len(decision.moves)} moves" if decision.moves else "mapping written"
+
+
+@rounds.command("list")
+@click.option("-n", "newest", type=click.IntRange(1), default=20, show_default=True, help="How many.")
+@click.option("--plans", is_flag=True, help="Only rounds that changed the mapping.")
+@config_option
+@json_option
+def list_rounds(newest: int, plans: bool, config_path: Path | None, as_json: bool) -> None:
+    """List the newest rounds."""
+    config = read_config(config_path)
+    found = [d for d in operators.decisions(config, newest) if not plans or d.skip is None]
+    if as_json:
+        print_json([decision.model_dump(mode="json", by_alias=True) for decision in found])
+        return
+    rows = [
+        (d.id, operators.shown_time(d.at), d.mode.value, _outcome(d), d.version, d.detail) for d in found
+    ]
+    print_table(["round", "time", "mode", "outcome", "version>", "why"], rows)
+
+
+@rounds.command()
+@click.argument("round_id")
+@config_option
+@json_option
+def show(round_id: str, config_path: Path | None, as_json: bool) -> None:
+    """Show one round: clusters before and after, forecasts, moves and reasons."""
+    config = read_config(config_path)
+    found = [d for d in operators.decisions(config, 1_000_000) if d.id == round_id]
+    if not found:
+        raise InvalidRecordError(f"there is no round {round_id}; see `foreshard rounds list`")
+    decision = found[-1]
+    if as_json:
+        print_json(decision.model_dump(mode="json", by_alias=True))
+        return
+    click.echo(f"round {decision.id} at {operators.shown_time(decision.at)}: {_outcome(decision)}")
+    if decision.detail:
+        click.echo(decision.detail)
+    _details(decision)
+
+
+def _details(decision: Decision) -> None:
+    if decision.clusters:
+        rows = [
+            (
+                c.name + ("" if c.known else " (unknown)"),
+                f"{c.load_cps:.1f}",
+                f"{c.forecast_cps:.1f}",
+                f"{c.capacity_cps:.1f}",
+                f"{c.backlog:.0f}",
+                f"{c.score_before:.2f}",
+                f"{c.score_after:.2f}",
+            )
+            for c in decision.clusters
+        ]
+        columns = ["cluster", "load/s>", "forecast/s>", "capacity/s>", "backlog>", "score>", "after>"]
+        print_table(columns, rows)
+    if decision.series:
+        series = [
+            (s.name, f"{s.now_rps:.1f}", f"{s.forecast_rps:.1f}", "yes" if s.trusted else f"no: {s.why_not}")
+            for s in decision.series
+        ]
+        print_table(["series", "now/s>", "at horizon/s>", "forecast used"], series)
+    if decision.moves:
+        moves = [
+            (m.shard, m.source, m.target, sum(b - a for a, b in m.slots), f"{m.load_cps:.1f}", m.reason.value)
+            for m in decision.moves
+        ]
+        print_table(["shard>", "from", "to", "slots>", "load/s>", "why"], moves)
+    for stuck in decision.stuck:
+        click.echo(f"{stuck.cluster} is stuck: {stuck.reason.value}, short by {stuck.short_cps:.1f} cost units/s")

@@ -1,0 +1,206 @@
+"""Announced events: what they add to the load of series and shards, and take from capacities.
+
+The model of a series' load, used both ways (forecast and `deflate`):
+observed = base x uplift of its type x factor of the shard + what is added to the type or to single keys.
+
+Effects ramp: an event rises over 2 minutes centred on its start, and falls likewise at its end. Every
+event is taken at its word (kappa = 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import BadRequestError, InvalidRecordError
+from schemas.records import SLOTS, Event
+from streams.core.keys import KeyRules, locate
+
+Floats = NDArray[np.float64]
+
+RAMP_S = 120.0
+"""An effect's rise and fall: campaigns and imports start within a minute or two of the announced time."""
+SMALL_UPLIFT = 1.05
+"""A relative effect up to this is ignored: it cannot be told from noise."""
+HEADROOM_S = 90.0
+"""This near its start, an event may be on early: its full effect (that of start + 60 s) is expected."""
+KEPT_S = 28 * 86_400.0
+"""How long a past event is kept: stored history is learned again at every start."""
+SAMPLES = 6
+"""Times at which an effect is looked at within a step: every 5 s of 30, against a ramp of 120."""
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """An event with its keys found: (series index, shard, global slot) of each, types as indexes."""
+
+    event: Event
+    series: tuple[int, ...]
+    keys: tuple[tuple[int, int, int], ...]
+
+    def strength(self, times: Floats, headroom: bool) -> Floats:
+        """Returns float64[n]: which part of the effect is expected at each time, 0 to 1."""
+        usual = _trapezoid(times, self.event.start, self.event.end)
+        if headroom:
+            usual[np.abs(times - self.event.start) < HEADROOM_S] = 1.0
+        return usual
+
+    def factor(self, times: Floats, headroom: bool) -> Floats:
+        """Returns float64[n]: the multiplier at each time; 1 for an event that adds, or a small one."""
+        uplift = self.event.uplift or 1.0
+        if uplift <= SMALL_UPLIFT:
+            return np.ones(len(times))
+        factor: Floats = np.exp(np.log(uplift) * self.strength(times, headroom))
+        return factor
+
+
+def _trapezoid(times: Floats, start: float, end: float) -> Floats:
+    """Returns float64[n]: 0 before, 1 during, 0 after; its area is that of the event, `end - start`."""
+    ramp = min(RAMP_S, end - start)
+    rise = np.clip((times - start) / ramp + 0.5, 0.0, 1.0)
+    fall = np.clip((end - times) / ramp + 0.5, 0.0, 1.0)
+    shape: Floats = np.minimum(rise, fall)
+    return shape
+
+
+class EventBook:
+    """All announced events by id, and their effects at given times (model time, float64[n])."""
+
+    def __init__(self, rules: KeyRules, clusters: Container[str]) -> None:
+        self._rules, self._clusters = rules, clusters
+        self._names = {name: number for number, name in enumerate(rules.series)}
+        self._costs = rules.costs()
+        self._placed: dict[str, _Placed] = {}
+
+    def add(self, event: Event) -> None:
+        """Takes the event in place of an earlier one of its id; InvalidRecordError if it fits nothing."""
+        if event.cluster is not None and event.cluster not in self._clusters:
+            what = f"event {event.id} names cluster {event.cluster}"
+            raise InvalidRecordError(f"{what}, which is not registered")
+        for name in event.types:
+            if name not in self._names:
+                known = ", ".join(self._names)
+                raise InvalidRecordError(f"event {event.id} names type {name}; the types are: {known}")
+        series = tuple(sorted({self._names[name] for name in event.types}))
+        keys = tuple(self._place(event, number) for number in range(len(event.keys)))
+        self._placed[event.id] = _Placed(event, series, keys)
+
+    def _place(self, event: Event, number: int) -> tuple[int, int, int]:
+        key = event.keys[number]
+        try:
+            series, _ = self._rules.rule(key.type)
+            shard, slot = locate(self._rules, key.type, key.values)
+        except BadRequestError as error:
+            what = f"event {event.id}, key {number + 1} (type {key.type})"
+            raise InvalidRecordError(f"{what}: {error}") from None
+        return series, shard, slot
+
+    def withdraw(self, event_id: str) -> None:
+        """Forgets the event, if it is known."""
+        self._placed.pop(event_id, None)
+
+    def expire(self, now: float) -> None:
+        """Forgets events that ended before any stored history."""
+        for name in [name for name, placed in self._placed.items() if placed.event.end < now - KEPT_S]:
+            del self._placed[name]
+
+    def _near(self, start: float, end: float) -> list[_Placed]:
+        """Returns the events whose effect, ramp and headroom included, touches [start, end]."""
+        return [
+            placed
+            for placed in self._placed.values()
+            if placed.event.start - HEADROOM_S < end and placed.event.end + RAMP_S / 2 > start
+        ]
+
+    def _at(self, times: Floats) -> list[_Placed]:
+        return self._near(float(times.min()), float(times.max())) if len(times) else []
+
+    def all(self) -> list[Event]:
+        """Returns the events that are not over, by start."""
+        found = (placed.event for placed in self._placed.values())
+        return sorted(found, key=lambda event: (event.start, event.id))
+
+    def touching(self, start: float, end: float) -> list[str]:
+        """Returns the ids, sorted, of the events whose effect touches [start, end]."""
+        return sorted(placed.event.id for placed in self._near(start, end))
+
+    def uplift(self, series: str, times: Floats, headroom: bool = True) -> Floats:
+        """Returns float64[n] by which events on the type multiply its load; 1 = nothing."""
+        factor = np.ones(len(times))
+        for placed in self._at(times):
+            if self._names[series] in placed.series:
+                factor *= placed.factor(times, headroom)
+        return factor
+
+    def added_series(self, series: str, times: Floats, headroom: bool = True) -> Floats:
+        """Returns float64[n], requests/s that events on the type add; several types share equally."""
+        added = np.zeros(len(times))
+        for placed in self._at(times):
+            if placed.event.requests_per_s and self._names[series] in placed.series:
+                part = placed.event.requests_per_s / len(placed.series)
+                added += part * placed.strength(times, headroom)
+        return added
+
+    def added(self, times: Floats, headroom: bool = True) -> dict[int, Floats]:
+        """Returns global slot -> float64[n], cost units/s that events on its keys add."""
+        added: dict[int, Floats] = {}
+        for (series, slot), rate in self._added_requests(times, headroom).items():
+            added[slot] = added.get(slot, np.zeros(len(times))) + rate * self._costs[series]
+        return added
+
+    def _added_requests(self, times: Floats, headroom: bool) -> dict[tuple[int, int], Floats]:
+        """Returns (series, global slot) -> float64[n], requests/s that events on its keys add."""
+        added: dict[tuple[int, int], Floats] = {}
+        for placed in self._at(times):
+            if not placed.event.requests_per_s or not placed.keys:
+                continue
+            rate = placed.event.requests_per_s / len(placed.keys) * placed.strength(times, headroom)
+            for series, _, slot in placed.keys:
+                added[series, slot] = added.get((series, slot), np.zeros(len(times))) + rate
+        return added
+
+    def shard_factor(self, times: Floats, headroom: bool = True) -> dict[int, Floats]:
+        """Returns shard -> float64[n] by which relative events on its keys multiply its whole load."""
+        factors: dict[int, Floats] = {}
+        for placed in self._at(times):
+            if (placed.event.uplift or 1.0) <= SMALL_UPLIFT:
+                continue
+            for shard in sorted({shard for _, shard, _ in placed.keys}):
+                factors[shard] = factors.get(shard, np.ones(len(times))) * placed.factor(times, headroom)
+        return factors
+
+    def capacity_factor(self, cluster: str, times: Floats) -> Floats:
+        """Returns float64[n] by which the cluster's capacity is multiplied: from start up to end, no ramp."""
+        factor = np.ones(len(times))
+        for placed in self._at(times):
+            event = placed.event
+            if event.cluster == cluster and event.capacity_factor is not None:
+                on = (times >= event.start) & (times < event.end)
+                factor = np.where(on, factor * event.capacity_factor, factor)
+        return factor
+
+    def deflate(self, start: float, step_s: float, counts: Floats) -> Floats:
+        """Returns the requests of one step without announced effects: what forecasters and shares learn.
+
+        counts: float64[series, shards], requests in [start, start + step_s). Additions are subtracted
+        (never below 0; those of a type in proportion to the shards' counts), factors divided out.
+        """
+        times = start + step_s * (np.arange(SAMPLES) + 0.5) / SAMPLES
+        if not self._at(times):
+            return counts
+        base = counts.astype(np.float64)
+        for (series, slot), rate in self._added_requests(times, headroom=False).items():
+            shard = slot // SLOTS
+            base[series, shard] = max(base[series, shard] - float(rate.mean()) * step_s, 0.0)
+        for name, series in self._names.items():
+            total = float(base[series].sum())
+            added = float(self.added_series(name, times, headroom=False).mean()) * step_s
+            if added > 0 and total > 0:
+                base[series] *= max(total - added, 0.0) / total
+            base[series] /= float(self.uplift(name, times, headroom=False).mean())
+        for shard, factor in self.shard_factor(times, headroom=False).items():
+            base[:, shard] /= float(factor.mean())
+        return base

@@ -1,0 +1,164 @@
+"""What the next minutes will ask of every shard: forecasts x shares x costs, plus announced events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.records import SLOTS, SeriesView
+from streams.core.events import EventBook
+from streams.core.forecast import SeriesForecaster
+from streams.core.keys import KeyRules
+from streams.core.load import Shares, Step
+
+Floats = npt.NDArray[np.float64]
+
+STEP_S = 30.0
+"""Forecast step: short enough to see a ramp, long enough that counts are not only noise."""
+HORIZON = 10
+"""Steps ahead: 5 minutes."""
+COLUMNS = HORIZON + 1
+"""Columns of a load matrix: now, then every step ahead."""
+HOT_FACTOR = 4.0
+"""A slot counts as hot when it carries this many times the mean slot of its shard."""
+EVENT_PART = 0.05
+"""A shard's rise is put down to events when they add more than this part of its load."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Load per shard over the window, with what is known about single slots and series."""
+
+    load: Floats
+    """float64[shards, 11], cost units/s: [:, 0] measured now, [:, j] expected j steps ahead."""
+    skew: Mapping[int, Floats]
+    """shard -> float64[256], the slots' parts of its load (sum 1); absent = uniform."""
+    event_shards: Set[int]
+    """Shards whose load announced events raise within the window."""
+    series: list[SeriesView] = field(default_factory=list)
+
+
+class Outlook:
+    """Forecasters and shares of all series; learns closed steps, answers with a Demand."""
+
+    def __init__(self, rules: KeyRules) -> None:
+        self.rules = rules
+        self.forecasters = [SeriesForecaster(STEP_S, HORIZON) for _ in rules.series]
+        self.shares = Shares(len(rules.series), rules.shards)
+        self.shares_step = -1
+        """Newest step that the shares include; steps up to it are not counted twice."""
+        self.newest_step: int | None = None
+        self.learned = 0
+        """Steps learned since the start, stored history included."""
+
+    def learn(self, step: Step, events: EventBook) -> None:
+        """Takes in one closed step; announced effects are taken out first."""
+        counts = None
+        if step.counts is not None:
+            counts = events.deflate(step.index * STEP_S, STEP_S, step.counts)
+            if step.index > self.shares_step:
+                self.shares.update(counts)
+                self.shares_step = step.index
+        for index, forecaster in enumerate(self.forecasters):
+            forecaster.learn(step.index, None if counts is None else float(counts[index].sum()))
+        self.newest_step = step.index
+        self.learned += 1
+
+    def demand(self, now: float, rates: Floats, hot: Mapping[int, float], events: EventBook) -> Demand:
+        """Returns the Demand at `now` (model time).
+
+        rates: float64[series, shards], requests/s forwarded now; hot: global slot -> requests/s.
+        A series whose forecast is not trusted contributes its measured part to every column.
+        """
+        times = now + STEP_S * np.arange(COLUMNS, dtype=np.float64)
+        measured = self.rules.costs()[:, None] * rates
+        load = np.zeros((self.rules.shards, COLUMNS))
+        announced = np.zeros(self.rules.shards)
+        views = []
+        for index in range(len(self.forecasters)):
+            part, quiet, view = self._series(index, times, rates[index], events)
+            load += part
+            announced += (part - quiet).max(axis=1)
+            views.append(view)
+        load[:, 0] = measured.sum(axis=0)
+        untrusted = [index for index, view in enumerate(views) if not view.trusted]
+        gated = measured[untrusted].sum(axis=0)
+        extra = events.added(times)
+        for slot, rate in extra.items():
+            shard = slot // SLOTS
+            known = gated[shard] / load[shard, 0] * rate[0] if load[shard, 0] > 0 else 0.0
+            load[shard, 1:] += np.maximum(rate[1:] - known, 0.0)
+            announced[shard] += rate.max()
+        raised = np.flatnonzero(announced > EVENT_PART * load.max(axis=1))
+        return Demand(load, self._skew(rates, measured, hot, extra), set(raised.tolist()), views)
+
+    def _series(
+        self, index: int, times: Floats, rates: Floats, events: EventBook
+    ) -> tuple[Floats, Floats, SeriesView]:
+        """Returns one series' part of the load matrix, the same without events, and its view."""
+        name, cost = self.rules.series[index], float(self.rules.costs()[index])
+        skill = self.forecasters[index].skill
+        uplift, added = events.uplift(name, times), events.added_series(name, times)
+        share = self.shares.share[index]
+        now_rps = float(rates.sum())
+        if skill.trusted:
+            base = self._rps(index, times)
+            expected = base * uplift + added
+            quiet = np.outer(share, base * cost)
+            part = np.outer(share, expected * cost)
+        else:
+            expected = now_rps * uplift / uplift[0] + np.maximum(added - added[0], 0.0)
+            quiet = np.outer(rates, np.full(COLUMNS, cost))
+            part = quiet * (uplift / uplift[0])
+            part += np.outer(share, np.maximum(added - added[0], 0.0) * cost)
+        for shard, factor in events.shard_factor(times).items():
+            part[shard] *= factor if skill.trusted else factor / factor[0]
+        view = SeriesView(
+            name=name,
+            now_rps=now_rps,
+            forecast_rps=max(float(expected[-1]), 0.0),
+            relative_mae=skill.relative_mae,
+            trusted=skill.trusted,
+            why_not=skill.why_not,
+        )
+        return part, quiet, view
+
+    def _rps(self, index: int, times: Floats) -> Floats:
+        """Returns the forecast of one series interpolated from the step grid to `times`, requests/s."""
+        if self.newest_step is None:
+            return np.zeros(len(times))
+        ahead = times / STEP_S - (self.newest_step + 0.5)
+        rps: Floats = np.interp(ahead, np.arange(COLUMNS), self.forecasters[index].forecast()) / STEP_S
+        return rps
+
+    def _skew(
+        self, rates: Floats, measured: Floats, hot: Mapping[int, float], extra: Mapping[int, Floats]
+    ) -> dict[int, Floats]:
+        """Returns slot shares of the shards that have a hot slot, measured or announced."""
+        requests, cost = rates.sum(axis=0), measured.sum(axis=0)
+        weights: dict[int, Floats] = {}
+        for shard, busy in _by_shard(hot).items():
+            limit = HOT_FACTOR * requests[shard] / SLOTS
+            slots = {slot: rate for slot, rate in busy.items() if rate > limit}
+            if not slots or requests[shard] <= 0:
+                continue
+            weight = np.full(SLOTS, max(float(requests[shard]) - sum(slots.values()), 0.0) / SLOTS)
+            for slot, rate in slots.items():
+                weight[slot] += rate
+            weights[shard] = weight * (cost[shard] / requests[shard])
+        for global_slot, added in extra.items():
+            shard, slot = divmod(global_slot, SLOTS)
+            weight = weights.setdefault(shard, np.full(SLOTS, cost[shard] / SLOTS))
+            weight[slot] += max(float(added.max() - added[0]), 0.0)
+        return {shard: weight / weight.sum() for shard, weight in weights.items() if weight.sum() > 0}
+
+
+def _by_shard(hot: Mapping[int, float]) -> dict[int, dict[int, float]]:
+    shards: dict[int, dict[int, float]] = {}
+    for global_slot, rate in sorted(hot.items()):
+        shard, slot = divmod(global_slot, SLOTS)
+        shards.setdefault(shard, {})[slot] = rate
+    return shards

@@ -1,0 +1,73 @@
+"""Which part of a series' requests falls on each shard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.core.counts import Floats, Ints
+
+SLOW = 0.05
+"""Weight of one step in a share: a memory of 20 steps (10 min), long against counting noise."""
+SETTLED = 20
+"""Steps after which 1/n is SLOW: shares taken over from saved state count as that old."""
+FAST = 0.4
+"""Weight when a share is plainly off: half the change is taken in within 45 s."""
+OFF = 4.0
+"""Standard deviations (of a Poisson count) at which a share is off; 2 steps running decide."""
+
+
+class Shares:
+    """Each shard's part of its series' requests: `share` is float64[series, shards], rows sum to 1 or 0."""
+
+    def __init__(self, series: int, shards: int) -> None:
+        self.share: Floats = np.zeros((series, shards))
+        self._sign: NDArray[np.int8] = np.zeros((series, shards), dtype=np.int8)
+        self._steps: Ints = np.zeros(series, dtype=np.int64)
+
+    def update(self, counts: Floats | None) -> None:
+        """Learns from one step, float64[series, shards]; a series without requests teaches nothing."""
+        if counts is None:
+            return
+        total = counts.sum(axis=1)
+        for series in np.flatnonzero(total > 0):
+            self._learn(int(series), counts[series], float(total[series]))
+
+    def _learn(self, series: int, counts: Floats, total: float) -> None:
+        """The first 20 steps are averaged, then each weighs SLOW; FAST where it is off twice running."""
+        share = self.share[series]
+        if self._steps[series] == 0 and share.any():
+            self._steps[series] = SETTLED
+        self._steps[series] += 1
+        expected = share * total
+        off = counts - expected
+        sign = np.where(np.abs(off) > OFF * np.sqrt(expected + 1.0), np.sign(off), 0).astype(np.int8)
+        again = (sign != 0) & (sign == self._sign[series])
+        weight = max(SLOW, 1.0 / float(self._steps[series]))
+        share = share + np.where(again, max(FAST, weight), weight) * (counts / total - share)
+        self.share[series] = share / share.sum()
+        self._sign[series] = sign
+
+    def restore(self, series: int, share: Sequence[float] | Floats) -> None:
+        """Takes one series' shares as they were saved; learning goes on at the slow weight."""
+        row = np.asarray(share, dtype=np.float64)
+        if row.shape != self.share[series].shape or not np.all(np.isfinite(row)) or row.min(initial=0) < 0:
+            raise ValueError(f"shares of series {series}: {row.shape} given, {self.share.shape[1]} shards")
+        self.share[series] = row / row.sum() if row.sum() > 0 else row
+        self._sign[series] = 0
+        self._steps[series] = SETTLED if row.sum() > 0 else 0
+
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Returns the whole state by name; `from_arrays` continues exactly."""
+        return {"share": self.share.copy(), "sign": self._sign.copy(), "steps": self._steps.copy()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Shares:
+        """Returns the Shares that `to_arrays` was asked of."""
+        made = cls(*arrays["share"].shape)
+        made.share = arrays["share"].astype(np.float64)
+        made._sign = arrays["sign"].astype(np.int8)
+        made._steps = arrays["steps"].astype(np.int64)
+        return made

@@ -1,0 +1,124 @@
+"""The stored history: forecast steps from routers' history records, closed in order, each once."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.records import LoadHistory
+from streams.core.counts import Floats, SeriesIndex, flat_cells
+
+LATE_S = 30.0
+"""How long after its end a step waits for routers that have not reported it."""
+HISTORY_S = 28 * 86_400.0
+"""How far back stored history is used: the retention of the load topic."""
+MOST_STEPS = 1_000
+"""Steps handed out at once: 8 h of history, 8 MB for 4 series of 256 shards."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One closed forecast step: float64[series, shards] requests that arrived in it; None = unknown."""
+
+    index: int
+    counts: Floats | None
+
+
+@dataclass
+class _OpenStep:
+    """A step still waiting for routers: sparse counts as they come, in few bytes: there may be days."""
+
+    cells: list[NDArray[np.int32]] = field(default_factory=list)
+    counts: list[NDArray[np.float32]] = field(default_factory=list)
+
+
+class StepBook:
+    """Forecast steps from history records: closed in order, by index, each exactly once."""
+
+    def __init__(self, series: Sequence[str], shards: int, partitions: int, step_s: float = 30.0) -> None:
+        self._shape = (len(series), shards)
+        self._index = SeriesIndex(series)
+        self._partitions, self._step_s = partitions, step_s
+        self._open: dict[int, _OpenStep] = {}
+        self._heard: dict[int, list[tuple[int, int, int]]] = {}
+        self._next: int | None = None
+        self.late = 0
+        """Records for steps that were closed already, or of another step length: ignored."""
+        self.ignored = 0
+        """Requests under a series or shard that this process does not know."""
+
+    def add(self, history: LoadHistory) -> None:
+        """Counts the record towards its step, unless that is closed."""
+        if history.step_s != self._step_s or (self._next is not None and history.step < self._next):
+            self.late += 1
+            return
+        for part in history.ranges:
+            heard = (history.step, part.from_offset, part.to_offset)
+            if part.partition < self._partitions:
+                self._heard.setdefault(part.partition, []).append(heard)
+        cells, counts, unknown = flat_cells(history.arrivals, self._index.of(history.series), self._shape[1])
+        self.ignored += unknown
+        step = self._open.setdefault(history.step, _OpenStep())
+        step.cells.append(cells.astype(np.int32))
+        step.counts.append(counts.astype(np.float32))
+
+    def close(self, now: float, most: int = MOST_STEPS) -> list[Step]:
+        """Returns up to `most` steps that can be closed, in order; fewer than `most` means all.
+
+        To be called once all stored records are read: what comes for a closed step is ignored.
+
+        A step closes when every ingest partition is covered, or 30 s after its end. Partitions that
+        are not covered are filled at the mean of the others; a step without any record is unknown.
+        """
+        if self._next is None:
+            if not self._open:
+                return []
+            self._next = max(min(self._open), int((now - HISTORY_S) // self._step_s))
+            self._drop_before(self._next)
+        for heard in self._heard.values():
+            heard.sort()
+        closed: list[Step] = []
+        while (self._next + 1) * self._step_s <= now and len(closed) < most:
+            covered = sum(self._covers(partition, self._next) for partition in range(self._partitions))
+            waited = now >= (self._next + 1) * self._step_s + LATE_S
+            if covered < self._partitions and not waited:
+                break
+            closed.append(Step(self._next, self._sum(self._next, covered)))
+            self._next += 1
+        self._forget(self._next)
+        return closed
+
+    def _drop_before(self, first: int) -> None:
+        for step in [step for step in self._open if step < first]:
+            self.late += len(self._open.pop(step).cells)
+
+    def _covers(self, partition: int, step: int) -> bool:
+        """Returns whether everything of `step` in the partition is in records that were read.
+
+        True for a record of that very step, or a later one whose offsets join the one before.
+        """
+        heard = self._heard.get(partition, [])
+        place = bisect_left(heard, (step, -1, -1))
+        if place == len(heard) or heard[place][0] == step:
+            return place < len(heard)
+        return place == 0 or heard[place - 1][2] >= heard[place][1]
+
+    def _sum(self, step: int, covered: int) -> Floats | None:
+        """Returns the counts of a step, scaled up for missing partitions; None without a record."""
+        book = self._open.pop(step, None)
+        if book is None:
+            return None
+        size = self._shape[0] * self._shape[1]
+        total: Floats = np.zeros(size)
+        np.add.at(total, np.concatenate(book.cells), np.concatenate(book.counts))
+        total *= self._partitions / covered if covered else 1.0
+        return total.reshape(self._shape)
+
+    def _forget(self, first: int) -> None:
+        """Keeps, per partition, the entries from step `first` on and the last one before them."""
+        for heard in self._heard.values():
+            del heard[: max(0, bisect_left(heard, (first, -1, -1)) - 1)]

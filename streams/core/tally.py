@@ -1,0 +1,213 @@
+"""What a router has forwarded, counted: the content of load reports and of the stored history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.records import SLOTS, Counts, LoadHistory, LoadReport, OffsetRange, PartitionLoad
+from streams.core.routing import Routed
+
+Ints = npt.NDArray[np.int64]
+
+HOT_SLOTS = 64
+"""Busiest slots that a report names; more would not change a plan of 16 moves."""
+
+CLIP_S = 60.0
+"""Record timestamps count at most this far from now, so that catching up is no surge."""
+
+COMPACT_RECORDS = 50_000
+"""Requests kept singly before they are summed: some MB, and rare."""
+
+NOTHING = np.zeros(0, dtype=np.int64)
+
+
+class Sums:
+    """Counts by integer code; codes are added in arrays and summed now and then."""
+
+    def __init__(self) -> None:
+        self._codes: list[Ints] = []
+        self._pending = 0
+        self._sum: tuple[Ints, Ints] = (NOTHING, NOTHING)
+
+    def add(self, codes: Ints) -> None:
+        """Counts each code of int64[n] once."""
+        self._codes.append(codes)
+        self._pending += len(codes)
+        if self._pending >= COMPACT_RECORDS:
+            self.take(keep=True)
+
+    def take(self, *, keep: bool = False) -> tuple[Ints, Ints]:
+        """Returns (codes, counts), codes ascending, and starts from nothing unless `keep`."""
+        if self._codes:
+            new, counts = np.unique(np.concatenate(self._codes), return_counts=True)
+            codes, place = np.unique(np.concatenate([self._sum[0], new]), return_inverse=True)
+            total = np.bincount(place, weights=np.concatenate([self._sum[1], counts]), minlength=len(codes))
+            self._sum = codes, total.astype(np.int64)
+            self._codes, self._pending = [], 0
+        result = self._sum
+        if not keep:
+            self._sum = (NOTHING, NOTHING)
+        return result
+
+
+@dataclass
+class _Span:
+    """One stretch of an ingest partition that this router owns or owned."""
+
+    partition: int
+    position: int
+    window_from: int
+    history_from: int
+    owned: bool = True
+    requests: int = 0
+    bytes: int = 0
+    counts: Sums = field(default_factory=Sums)
+
+
+class Tally:
+    """Counts committed batches. Ranges of offsets join up from one report to the next."""
+
+    def __init__(self, router: str, series: Sequence[str], shards: int, step_s: float) -> None:
+        self.router = router
+        self.series = list(series)
+        self.shards = shards
+        self.step_s = step_s
+        self._spans: list[_Span] = []
+        self._active: dict[int, _Span] = {}
+        self._slots = Sums()
+        self._steps = Sums()
+        self._targets: dict[str, Ints] = {}
+        self._dead = 0
+
+    def begin(self, partition: int, offset: int) -> None:
+        """This router reads the partition from `offset` on; a rebuild at the same place changes nothing."""
+        span = self._active.get(partition)
+        if span is not None:
+            if span.position == offset:
+                return
+            self.end([partition])
+        span = self._active[partition] = _Span(partition, offset, offset, offset)
+        self._spans.append(span)
+
+    def end(self, partitions: Sequence[int]) -> None:
+        """Another router has these partitions now; what was counted is still reported."""
+        for partition in partitions:
+            span = self._active.pop(partition, None)
+            if span is not None:
+                span.owned = False
+
+    def add(
+        self, routed: Routed, names: Sequence[str], partitions: Ints, model_s: npt.NDArray[np.float64]
+    ) -> None:
+        """Counts a committed batch: `names`, `partitions` of the clusters, model time of each request."""
+        self._dead += len(routed.dead)
+        code = routed.series * self.shards + routed.slot // SLOTS
+        for partition, offset in routed.offsets.items():
+            span = self._active[partition]
+            span.position = offset
+            mine = routed.partition == partition
+            span.counts.add(code[mine])
+            span.requests += int(mine.sum())
+            span.bytes += int(routed.size[mine].sum())
+        self._slots.add(routed.slot)
+        step = np.floor(model_s / self.step_s).astype(np.int64)
+        self._steps.add(step * (len(self.series) * self.shards) + code)
+        for index in np.unique(routed.owner).tolist():
+            count = int(partitions[index])
+            new = np.bincount(routed.target[routed.owner == index], minlength=count)
+            old = self._targets.get(names[index])
+            self._targets[names[index]] = new if old is None or len(old) != len(new) else old + new
+
+    def report(
+        self, window: tuple[float, float], version: tuple[int, int], lag: Callable[[int, int], int]
+    ) -> LoadReport:
+        """Returns the report of what was committed since the last one; `lag` of (partition, position)."""
+        partitions = [self._partition_load(span, lag) for span in self._spans]
+        slots, counts = self._slots.take()
+        hottest = np.argsort(-counts, kind="stable")[:HOT_SLOTS]
+        report = LoadReport(
+            router=self.router,
+            window_from=window[0],
+            window_to=window[1],
+            epoch=version[0],
+            version=version[1],
+            series=self.series,
+            partitions=partitions,
+            clusters={name: column.tolist() for name, column in sorted(self._targets.items())},
+            hot_slots=[(int(slots[place]), int(counts[place])) for place in hottest],
+            dead_letters=self._dead,
+        )
+        self._targets, self._dead = {}, 0
+        self._drop_ended()
+        return report
+
+    def _partition_load(self, span: _Span, lag: Callable[[int, int], int]) -> PartitionLoad:
+        load = PartitionLoad(
+            partition=span.partition,
+            from_offset=span.window_from,
+            to_offset=span.position,
+            requests=span.requests,
+            bytes=span.bytes,
+            lag=lag(span.partition, span.position) if span.owned else 0,
+            forwarded=self._counts(*span.counts.take()),
+        )
+        span.window_from, span.requests, span.bytes = span.position, 0, 0
+        return load
+
+    def history(self, step: int) -> list[LoadHistory]:
+        """Returns one record per step with arrivals, `step` (which has just ended) first and always.
+
+        The first carries the ranges of offsets counted since the last history.
+        """
+        size = len(self.series) * self.shards
+        codes, counts = self._steps.take()
+        of_step: Mapping[int, tuple[Ints, Ints]] = {
+            int(one): (codes[codes // size == one] % size, counts[codes // size == one])
+            for one in np.unique(codes // size)
+        }
+        ranges = [
+            OffsetRange(partition=span.partition, from_offset=span.history_from, to_offset=span.position)
+            for span in self._spans
+        ]
+        for span in self._spans:
+            span.history_from = span.position
+        self._drop_ended()
+        steps = [step, *sorted(set(of_step) - {step})]
+        return [
+            LoadHistory(
+                router=self.router,
+                step=one,
+                step_s=self.step_s,
+                ranges=ranges if one == step else [],
+                series=self.series,
+                arrivals=self._counts(*of_step.get(one, (NOTHING, NOTHING))),
+            )
+            for one in steps
+        ]
+
+    def _counts(self, codes: Ints, counts: Ints) -> Counts:
+        series, shard = np.divmod(codes, self.shards)
+        return Counts(series=series.tolist(), shard=shard.tolist(), count=counts.tolist())
+
+    def _drop_ended(self) -> None:
+        """Forgets stretches of other routers once both reports and history have told them."""
+        self._spans = [
+            span
+            for span in self._spans
+            if span.owned or span.window_from != span.position or span.history_from != span.position
+        ]
+
+
+def arrival_times(
+    timestamp_ms: Ints, epoch: float, time_scale: float, now: float
+) -> npt.NDArray[np.float64]:
+    """Returns float64[n], model time of each request's timestamp, clipped to now +- CLIP_S.
+
+    `epoch` is the model time of wall time 0; a request without a timestamp counts as of now.
+    """
+    times = np.where(timestamp_ms > 0, epoch + timestamp_ms * (time_scale / 1000.0), now)
+    return np.clip(times, now - CLIP_S, now + CLIP_S)

@@ -1,0 +1,79 @@
+"""Every metric: name with its unit, labels, one sentence."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from schemas.records import Decision
+
+# ---------------------------------------------------------------------------- router
+
+FORWARDED = Counter("foreshard_router_forwarded_requests", "Requests forwarded and committed.", ["cluster"])
+FORWARDED_BYTES = Counter("foreshard_router_forwarded_bytes", "Bytes of value and key forwarded.")
+DEAD_LETTERS = Counter(
+    "foreshard_router_dead_letter_requests", "Requests sent to the dead-letter topic, by error.", ["code"]
+)
+BATCH_REQUESTS = Histogram(
+    "foreshard_router_batch_requests",
+    "Requests per committed transaction.",
+    buckets=(1, 10, 100, 1_000, 10_000, 100_000),
+)
+COMMIT_SECONDS = Histogram(
+    "foreshard_router_commit_seconds",
+    "Seconds from the last produced record of a transaction to its commit.",
+    buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15),
+)
+TRANSACTIONS_FAILED = Counter(
+    "foreshard_router_failed_transactions",
+    "Transactions that did not commit, by what followed: abort, or renew of the producer.",
+    ["kind"],
+)
+PARTITIONS = Gauge("foreshard_router_ingest_partitions", "Ingest partitions that this router reads now.")
+MAPPING_VERSION = Gauge("foreshard_router_mapping_version", "Version of the mapping in use.")
+BLOCKED = Gauge("foreshard_router_blocked", "1 while nothing is read: no mapping, or a topic is missing.")
+LOAD_RECORDS = Counter("foreshard_router_load_records", "Load reports and history records sent.", ["kind"])
+
+# ---------------------------------------------------------------------------- balancer
+
+LEADING = Gauge("foreshard_balancer_leading", "1 while this balancer leads, 0 while it stands by.")
+EPOCH = Gauge("foreshard_balancer_epoch", "Epoch of the newest decision: rises by one per take-over.")
+ROUND_SECONDS = Histogram(
+    "foreshard_balancer_round_seconds",
+    "Seconds that one round took to learn, look ahead and plan.",
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1),
+)
+DECISIONS = Counter("foreshard_balancer_decisions", "Rounds by outcome: plan, or the reason to skip.", ["outcome"])
+MOVES = Counter("foreshard_balancer_moves", "Moves made, by reason.", ["reason"])
+MOVED_LOAD = Counter("foreshard_balancer_moved_load_cps", "Load moved, cost units/s, by reason.", ["reason"])
+CLUSTER_LOAD = Gauge("foreshard_cluster_load_cps", "Load of a cluster with its backlog, cost units/s.", ["cluster"])
+CLUSTER_FORECAST = Gauge(
+    "foreshard_cluster_forecast_cps", "Highest predicted load of the window, cost units/s.", ["cluster"]
+)
+CLUSTER_CAPACITY = Gauge("foreshard_cluster_capacity_cps", "Available capacity, cost units/s.", ["cluster"])
+CLUSTER_BACKLOG = Gauge("foreshard_cluster_backlog_cost_units", "Cost units that wait in its topic.", ["cluster"])
+CLUSTER_SCORE = Gauge("foreshard_cluster_load_score", "Load score after the newest round.", ["cluster"])
+SERIES_SKILL = Gauge(
+    "foreshard_series_relative_mae_ratio", "Error at the horizon against that of the last value.", ["series"]
+)
+BAD_RECORDS = Counter("foreshard_balancer_bad_records", "Records of control topics refused.", ["topic"])
+STEPS_LEARNED = Gauge("foreshard_balancer_learned_steps", "Forecast steps learned since the take-over.")
+
+
+def observe_decision(decision: Decision) -> None:
+    """Counts one round and shows what it saw."""
+    outcome = decision.skip.value if decision.skip is not None else "plan"
+    DECISIONS.labels(outcome=outcome).inc()
+    EPOCH.set(decision.epoch)
+    if decision.skip is None:
+        for move in decision.moves:
+            MOVES.labels(reason=move.reason.value).inc()
+            MOVED_LOAD.labels(reason=move.reason.value).inc(move.load_cps)
+    for cluster in decision.clusters:
+        CLUSTER_LOAD.labels(cluster=cluster.name).set(cluster.load_cps)
+        CLUSTER_FORECAST.labels(cluster=cluster.name).set(cluster.forecast_cps)
+        CLUSTER_CAPACITY.labels(cluster=cluster.name).set(cluster.capacity_cps)
+        CLUSTER_BACKLOG.labels(cluster=cluster.name).set(cluster.backlog)
+        CLUSTER_SCORE.labels(cluster=cluster.name).set(cluster.score_after)
+    for series in decision.series:
+        if series.relative_mae is not None:
+            SERIES_SKILL.labels(series=series.name).set(series.relative_mae)

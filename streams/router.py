@@ -1,0 +1,513 @@
+"""The data plane: consume a batch, route it, produce it and commit its offsets in one transaction.
+
+    thread:  consume(batch) -> agent: route(batch, mapping) -> thread: produce, add offsets, commit -> next batch
+
+One thread does all of it in one loop; only the commit of batch n runs beside consuming and routing
+batch n+1. A rebalance callback first waits for that commit. Whatever fails, nothing of a batch is
+visible unless all of it is: the transaction is aborted, and every partition is read again from its
+committed offset by the code that also takes over a new partition.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from schemas.errors import BadRequest, ForeshardError, ProtocolError, RulesMismatchError
+from schemas.topics import DEAD_LETTER
+from streams import metrics
+from streams.clock import Clock
+from streams.core.keys import KeyReader, KeyRules
+from streams.core.mapping import Snapshot
+from streams.core.offset_note import OffsetNote, encode_note
+from streams.core.poison import Condemned, Place, PoisonHunt
+from streams.core.routing import Routed, Routes, route
+from streams.core.tally import Tally
+from streams.kafka_settings import router_consumer, router_producer
+from streams.load_reporter import STEP_S, LoadReporter
+from streams.router_checks import TopicWatch, check_sizes, check_start
+from streams.router_takeover import Ownership
+from streams.router_transactions import Kind, RecordTooLargeError, TransactionFailedError, Transactions
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 0.1
+"""Longest wait for a first record: how late a stop or a new mapping is noticed when idle."""
+
+WORK_S = 0.1
+"""Seconds that one transaction may take: the batch size adapts to it."""
+
+BACK_OFF_S = (0.05, 5.0)
+"""First and longest pause after a failed transaction; doubled each time in a row."""
+
+NOTE_S = 0.5
+"""Seconds between two commits of offsets alone, which tell that idle partitions use a new mapping."""
+
+FAILURES = 3
+"""Failures in a row, with the broker reachable, after which going on would only hide them."""
+
+STUCK_S = 30.0
+"""Seconds without a turn of the loop after which the router calls itself dead; a call to the broker takes 5."""
+
+STOP_S = 4.0
+"""Seconds for the last commit and for leaving the group."""
+
+
+@dataclass(frozen=True)
+class RouterSettings:
+    """What one router needs to know. `kafka` are librdkafka properties with the bootstrap servers."""
+
+    kafka: dict[str, Any]
+    prefix: str
+    ingest: str
+    group: str
+    instance: str
+    """Stable name of this router among all of the prefix: its transactional id rests on it."""
+    guarantee: Literal["exactly-once"] = "exactly-once"
+    batch_min: int = 64
+    batch_max: int = 20_000
+
+    @property
+    def transactional_id(self) -> str:
+        """Returns the id that fences this router's predecessor."""
+        return f"{self.prefix}router-{self.instance}"
+
+
+@dataclass
+class Work:
+    """One batch on its way to the agent and back."""
+
+    batch: list[Message]
+    routes: Routes
+    reader: KeyReader
+    condemned: Mapping[Place, Condemned]
+    result: Future[Routed] = field(default_factory=Future)
+
+
+async def route_work(work: Work) -> None:
+    """The agent's body: routes one batch. What it raises is a defect, and ends the process."""
+    try:
+        work.result.set_result(route(work.batch, work.routes, work.reader, work.condemned))
+    except BaseException as error:
+        work.result.set_exception(error)
+        raise
+
+
+class Channel(Protocol):
+    """The way to the agent."""
+
+    def put(self, value: object) -> None: ...
+
+
+class Router:
+    """One router. `start` returns at once; `on_failure` is told what ended it."""
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        rules: KeyRules,
+        clock: Clock,
+        mapping: Callable[[], Snapshot | None],
+        channel: Channel,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._settings = settings
+        self._rules = rules
+        self._rules_hash = rules.rules_hash()
+        self._reader = KeyReader(rules)
+        self._clock = clock
+        self._mapping = mapping
+        self._channel = channel
+        self._on_failure = on_failure
+        self._stopping = threading.Event()
+        self._watch = TopicWatch(settings.kafka)
+        self._hunt = PoisonHunt()
+        self._adaptive = float(settings.batch_min)
+        self._routes: Routes | None = None
+        self._flying: tuple[Routed, Routes] | None = None
+        """The batch whose commit is under way."""
+        self._failed: TransactionFailedError | None = None
+        """Found by a rebalance callback, handled by the loop."""
+        self._rebalanced = False
+        self._failures = 0
+        self._back_off = BACK_OFF_S[0]
+        self._noted: dict[int, int] = {}
+        """Ingest partition -> mapping version in its newest committed note."""
+        self._note_at = 0.0
+        self._turn = time.monotonic()
+        self._blocked = "starting"
+        self._thread = threading.Thread(target=self._run, name="router", daemon=True)
+
+    # ------------------------------------------------------------------ from other threads
+
+    def start(self) -> None:
+        """Checks the topics and starts the loop; raises BrokerUnreachableError or TopicError."""
+        settings = self._settings
+        dead_letter = settings.prefix + DEAD_LETTER.name
+        bootstrap = str(settings.kafka.get("bootstrap.servers"))
+        _, self._dead_letter_bytes = check_start(self._watch, bootstrap, settings.ingest, dead_letter)
+        self._watch.start()
+        self._transactions = Transactions(
+            router_producer(settings.kafka, settings.transactional_id), self._stopping
+        )
+        self._consumer = Consumer(router_consumer(settings.kafka, settings.group))
+        tally = Tally(settings.instance, self._rules.series, self._rules.shards, STEP_S)
+        self._reporter = LoadReporter(
+            settings.kafka, settings.prefix, tally, self._clock, self._lag, self._on_failure
+        )
+        self._ownership = Ownership(self._consumer, settings.ingest, self._reporter.begin)
+        self._thread.start()
+
+    def stop(self) -> bool:
+        """Finishes the batch in hand, commits, leaves the group; returns whether it did so in time."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join(STOP_S)
+        return not self._thread.is_alive()
+
+    def alive(self) -> tuple[bool, str]:
+        """Returns whether the loop turns, and what else."""
+        if not self._thread.is_alive():
+            return False, "the router's thread has ended"
+        silent = time.monotonic() - self._turn
+        return silent < STUCK_S, "ok" if silent < STUCK_S else f"no turn of the loop for {silent:.0f} s"
+
+    def ready(self) -> tuple[bool, str]:
+        """Returns whether requests are routed, and if not, why."""
+        return not self._blocked, self._blocked or "ok"
+
+    def _lag(self, partition: int, position: int) -> int:
+        """Returns the records after `position`, as far as the consumer has heard."""
+        try:
+            place = TopicPartition(self._settings.ingest, partition)
+            _low, high = self._consumer.get_watermark_offsets(place, cached=True)
+        except (KafkaException, RuntimeError):
+            return 0
+        return max(0, int(high) - position)
+
+    # ------------------------------------------------------------------ the loop
+
+    def _run(self) -> None:
+        try:
+            self._open()
+            self._reporter.start()
+            self._consumer.subscribe(
+                [self._settings.ingest],
+                on_assign=self._on_assign,
+                on_revoke=self._on_revoke,
+                on_lost=self._on_lost,
+            )
+            while not self._stopping.is_set():
+                self._turn = time.monotonic()
+                self._guarded_step()
+            self._end()
+        except BaseException as error:  # noqa: BLE001 - the process must not live on without its router
+            self._blocked = str(error) or type(error).__name__
+            self._on_failure(error)
+
+    def _guarded_step(self) -> None:
+        try:
+            self._step()
+        except TransactionFailedError as failure:
+            self._recover(failure)
+
+    def _step(self) -> None:
+        """Consume, route, wait for the commit before, produce, start the commit: in this order."""
+        self._adopt_mapping()
+        batch = self._consume()
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            raise failed
+        self._ownership.advance(self._routes.snapshot.version if self._routes else None)
+        metrics.PARTITIONS.set(len(self._ownership.active))
+        if not batch or self._routes is None:
+            self._idle()
+            return
+        group = self._membership()
+        started = time.monotonic()
+        routed = self._route(batch, self._routes)
+        self._settle()
+        begun = time.monotonic()
+        self._submit(routed, self._routes, group)
+        self._adapt(len(batch), time.monotonic() - begun + (begun - started))
+
+    def _consume(self) -> list[Message]:
+        """Returns the next batch of the partitions that are read; rebalance callbacks run in here."""
+        limit = max(1, min(int(self._adaptive), self._hunt.cap))
+        self._rebalanced = False
+        wait = 0.01 if self._ownership.waiting else IDLE_S
+        batch: list[Message] = self._consumer.consume(1, wait)
+        if batch and limit > 1:
+            batch += self._consumer.consume(limit - 1, 0.0)
+        errors = [message for message in batch if message.error() is not None]
+        if errors:
+            for message in errors:
+                self._consumer_error(message.error())
+            batch = [message for message in batch if message.error() is None]
+        if self._rebalanced:
+            active = self._ownership.active
+            batch = [message for message in batch if message.partition() in active]
+        return batch
+
+    def _consumer_error(self, error: KafkaError) -> None:
+        if error.fatal():
+            raise ProtocolError(f"the consumer cannot go on: {error.str()}")
+        if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
+            self._block(f"topic-missing: {self._settings.ingest}")
+        elif not error.retriable():
+            log.debug("consumer: %s", error)
+
+    def _route(self, batch: list[Message], routes: Routes) -> Routed:
+        work = Work(batch, routes, self._reader, self._hunt.condemned)
+        self._channel.put(work)
+        return work.result.result()
+
+    def _membership(self) -> object:
+        """Returns the group metadata that fences this batch; right after consuming, so it is of its members."""
+        group = self._consumer.consumer_group_metadata()
+        if group is None:
+            raise ProtocolError("the consumer has no group metadata")
+        return group
+
+    def _submit(self, routed: Routed, routes: Routes, group: object) -> None:
+        places = [self._noted_place(routes, *item) for item in routed.offsets.items()]
+        self._flying = (routed, routes)
+        try:
+            self._transactions.submit(routed.outgoing, places, group)
+        except RecordTooLargeError as failure:
+            self._condemn_outgoing(routed, failure)
+
+    def _condemn_outgoing(self, routed: Routed, failure: RecordTooLargeError) -> None:
+        """Condemns the record that the client itself refused, and starts over."""
+        dead = {(letter.partition, letter.offset) for letter in routed.dead}
+        alive = [place for place in routed.places if place not in dead]
+        order = alive + [(letter.partition, letter.offset) for letter in routed.dead]
+        self._refused([order[failure.index]], BadRequest.TOO_LARGE, str(failure))
+        self._restart(Kind.ABORT)
+
+    def _noted_place(self, routes: Routes, partition: int, offset: int) -> TopicPartition:
+        """Returns the offset to commit with its note. Until a handoff holds something, all is settled."""
+        version = routes.snapshot.version
+        note = OffsetNote(version, version, offset, self._rules_hash)
+        return TopicPartition(self._settings.ingest, partition, offset, metadata=encode_note(note))
+
+    def _idle(self) -> None:
+        """Nothing to route: takes the outcome of a commit, tells the mapping version of idle partitions."""
+        if self._transactions.pending:
+            if self._transactions.done:
+                self._settle()
+            return
+        if self._routes is None or time.monotonic() - self._note_at < NOTE_S:
+            return
+        version = self._routes.snapshot.version
+        late = {p: o for p, o in self._ownership.active.items() if self._noted.get(p) != version}
+        if late:
+            self._note_at = time.monotonic()
+            self._submit(route([], self._routes, self._reader, {}).at(late), self._routes, self._membership())
+
+    def _settle(self) -> None:
+        """Waits for the commit under way, polling the consumer meanwhile, and takes in its outcome."""
+        while self._transactions.pending:
+            try:
+                self._committed(self._transactions.take(IDLE_S))
+            except TimeoutError:
+                self._wait_paused()
+
+    def _wait_paused(self) -> None:
+        """Back-pressure: nothing is read, but the group hears from us and the loop is seen to turn."""
+        self._turn = time.monotonic()
+        if self._stopping.is_set():
+            return
+
+    def _committed(self, seconds: float) -> None:
+        """Takes in a committed transaction."""
+        flying, self._flying = self._flying, None
+        if flying is None:
+            return
+        routed, routes = flying
+        self._failures, self._back_off = 0, BACK_OFF_S[0]
+        self._hunt.committed(routed.records, routed.offsets)
+        for partition, offset in routed.offsets.items():
+            if partition in self._ownership.active:
+                self._ownership.active[partition] = offset
+                self._noted[partition] = routes.snapshot.version
+        if not routed.records:
+            return
+        self._reporter.committed(routed, routes)
+        metrics.COMMIT_SECONDS.observe(seconds)
+        metrics.BATCH_REQUESTS.observe(routed.records)
+        metrics.FORWARDED_BYTES.inc(int(routed.size.sum()))
+        for name, count in routed.by_cluster(routes.snapshot.names):
+            metrics.FORWARDED.labels(name).inc(count)
+        for letter in routed.dead:
+            metrics.DEAD_LETTERS.labels(letter.bad.value).inc()
+
+    def _adapt(self, records: int, seconds: float) -> None:
+        """Moves the batch size towards WORK_S of work; small batches say little about it."""
+        settings = self._settings
+        if records >= settings.batch_min:
+            fitting = records * WORK_S / max(seconds, 1e-6)
+            aim = min(fitting, self._adaptive * 2)
+            self._adaptive = min(max(0.5 * (self._adaptive + aim), settings.batch_min), settings.batch_max)
+
+    # ------------------------------------------------------------------ mapping
+
+    def _adopt_mapping(self) -> None:
+        """Uses the newest mapping, if all topics that it sends to are there; else reading stops."""
+        snapshot = self._mapping()
+        if snapshot is None:
+            self._block("mapping-empty")
+            return
+        if snapshot.rules_hash != self._rules_hash:
+            raise RulesMismatchError(
+                f"the mapping {snapshot.epoch}.{snapshot.version} was made with {snapshot.shards} shards and "
+                f"rules hash {snapshot.rules_hash[:12]}, this router has {self._rules.shards} shards and "
+                f"{self._rules_hash[:12]}; give every router and balancer the same [sharding] and request_types"
+            )
+        new = self._routes is None or self._routes.snapshot is not snapshot
+        wanted = needed_topics(snapshot) if new else self._needed
+        missing = self._watch.missing(wanted)
+        if missing and new and self._watch.refresh():
+            missing = self._watch.missing(wanted)
+        if missing:
+            self._block("topic-missing: " + ", ".join(missing))
+            return
+        if new:
+            self._use(snapshot, wanted)
+        self._unblock()
+
+    def _use(self, snapshot: Snapshot, wanted: Mapping[str, int]) -> None:
+        settings = self._settings
+        unchecked = set(wanted) - set(self._needed)
+        try:
+            if unchecked:
+                check_sizes(self._watch, settings.ingest, sorted(unchecked))
+        except ForeshardError as error:
+            if self._routes is None:
+                raise
+            log.warning("%s", error)
+        dead_letter = settings.prefix + DEAD_LETTER.name
+        self._routes = Routes(snapshot, dead_letter, self._dead_letter_bytes, settings.ingest)
+        self._needed = wanted
+        metrics.MAPPING_VERSION.set(snapshot.version)
+
+    _needed: Mapping[str, int] = {}
+
+    def _block(self, reason: str) -> None:
+        if self._blocked != reason:
+            if reason.startswith("topic-missing"):
+                log.warning("not reading: %s; create it again, with the partitions it had", reason)
+            self._blocked = reason
+            metrics.BLOCKED.set(1)
+        self._ownership.pause()
+
+    def _unblock(self) -> None:
+        if self._blocked:
+            self._blocked = ""
+            metrics.BLOCKED.set(0)
+        self._ownership.resume()
+
+    # ------------------------------------------------------------------ rebalances
+
+    def _on_assign(self, _consumer: Consumer, places: list[TopicPartition]) -> None:
+        self._rebalanced = True
+        self._settle_before_rebalance()
+        self._ownership.assigned(place.partition for place in places)
+
+    def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        self._settle_before_rebalance()
+        self._lose(places)
+        consumer.incremental_unassign(places)
+
+    def _on_lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        self._on_revoke(consumer, places)
+
+    def _settle_before_rebalance(self) -> None:
+        try:
+            self._settle()
+        except TransactionFailedError as failure:
+            self._failed = failure
+
+    def _lose(self, places: list[TopicPartition]) -> None:
+        self._rebalanced = True
+        partitions = [place.partition for place in places]
+        self._ownership.gone(partitions)
+        self._hunt.forget(partitions)
+        self._reporter.end(partitions)
+        for partition in partitions:
+            self._noted.pop(partition, None)
+
+    # ------------------------------------------------------------------ failures
+
+    def _recover(self, failure: TransactionFailedError) -> None:
+        """Takes in a failed transaction: finds out what it asks for, then starts over."""
+        metrics.TRANSACTIONS_FAILED.labels(failure.kind.value).inc()
+        log.debug("transaction failed: %s", failure)
+        flying = self._flying
+        refused = failure.refused
+        if refused is not None and flying is not None:
+            self._refused(flying[0].places, refused, str(failure))
+        elif not failure.membership:
+            self._count_failure(failure)
+        self._restart(failure.kind)
+
+    def _refused(self, places: list[Place], bad: BadRequest, reason: str) -> None:
+        if not self._hunt.refused(places, bad, reason):
+            place = f"{self._settings.ingest}[{places[0][0]}]@{places[0][1]}"
+            raise ProtocolError(f"the dead-letter topic refuses even the headers of {place}: {reason}")
+
+    def _count_failure(self, failure: TransactionFailedError) -> None:
+        """Ends the router after FAILURES in a row that neither an absent broker nor topic explains."""
+        if not self._watch.refresh() or self._watch.missing(self._needed):
+            self._failures = 0
+            return
+        self._failures += 1
+        if self._failures >= FAILURES:
+            raise ProtocolError(f"{self._failures} transactions failed in a row, the last one: {failure}")
+
+    def _restart(self, kind: Kind) -> None:
+        """Drops what is in hand, makes the producer usable, and reads on from the committed offsets."""
+        self._flying = None
+        self._ownership.rebuild()
+        if kind is Kind.RENEW or not self._transactions.abort():
+            self._open()
+        self._wait(self._back_off)
+        self._back_off = min(self._back_off * 2, BACK_OFF_S[1])
+
+    def _open(self) -> None:
+        """Makes a new producer; a broker that is away is waited for, for ever."""
+        pause = BACK_OFF_S[0]
+        while not self._stopping.is_set() and not self._transactions.open():
+            self._wait(pause)
+            pause = min(pause * 2, BACK_OFF_S[1])
+
+    def _wait(self, seconds: float) -> None:
+        self._turn = time.monotonic()
+        self._stopping.wait(seconds)
+
+    def _end(self) -> None:
+        """Commits what is in hand, leaves the group, reports the rest."""
+        try:
+            if self._transactions.pending:
+                self._committed(self._transactions.take(STOP_S / 2))
+        except (TransactionFailedError, TimeoutError) as failure:
+            log.debug("the last transaction did not commit: %s", failure)
+        self._consumer.close()
+        self._reporter.stop()
+        self._transactions.end()
+        self._ownership.end()
+        self._watch.stop()
+
+
+def needed_topics(snapshot: Snapshot) -> dict[str, int]:
+    """Returns the topics that own a slot, with the partitions that the mapping counts on."""
+    owners = sorted(set(snapshot.owners.tolist()))
+    clusters = [snapshot.clusters[snapshot.names[index]] for index in owners]
+    return {cluster.topic: cluster.partitions for cluster in clusters}

@@ -1,0 +1,206 @@
+"""One transaction per batch: produce, add the consumed offsets, commit. The commit runs in its own thread."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from enum import Enum
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+from schemas.errors import BadRequest
+from streams.core.routing import Outgoing
+
+log = logging.getLogger(__name__)
+
+CALL_S = 5.0
+"""Longest single call to the broker; a retriable outcome calls again."""
+
+REFUSED = {
+    KafkaError.MSG_SIZE_TOO_LARGE: BadRequest.TOO_LARGE,
+    KafkaError.RECORD_LIST_TOO_LARGE: BadRequest.TOO_LARGE,
+    KafkaError.INVALID_MSG: BadRequest.REFUSED_BY_BROKER,
+    KafkaError.INVALID_MSG_SIZE: BadRequest.REFUSED_BY_BROKER,
+    KafkaError.INVALID_RECORD: BadRequest.REFUSED_BY_BROKER,
+    KafkaError.INVALID_TIMESTAMP: BadRequest.REFUSED_BY_BROKER,
+    KafkaError.POLICY_VIOLATION: BadRequest.REFUSED_BY_BROKER,
+    KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT: BadRequest.REFUSED_BY_BROKER,
+}
+"""Errors that are a record's fault, and what its dead letter says. The list is positive on purpose: an
+error that we do not know must not send good requests to the dead-letter topic."""
+
+MEMBERSHIP = frozenset(
+    {
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.FENCED_INSTANCE_ID,
+        KafkaError._FENCED,
+        KafkaError.PRODUCER_FENCED,
+        KafkaError.INVALID_PRODUCER_EPOCH,
+    }
+)
+"""Errors of an ordinary rebalance, or of a successor that took over: the batch is another's now."""
+
+
+class Kind(Enum):
+    """What a failed transaction asks for."""
+
+    ABORT = "abort"
+    RENEW = "renew"
+
+
+class TransactionFailedError(Exception):
+    """A transaction did not commit; nothing of it is visible to anyone."""
+
+    def __init__(self, error: KafkaError, kind: Kind) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.kind = kind
+
+    @property
+    def refused(self) -> BadRequest | None:
+        """Returns why the broker refused a record; None if no record is to blame."""
+        return REFUSED.get(self.error.code())
+
+    @property
+    def membership(self) -> bool:
+        """Returns whether a change of the group's members explains it."""
+        return self.error.code() in MEMBERSHIP
+
+
+class RecordTooLargeError(Exception):
+    """The client itself refused to produce one record: `index` in the batch's outgoing records."""
+
+    def __init__(self, index: int, error: KafkaError) -> None:
+        super().__init__(str(error))
+        self.index = index
+
+
+class Transactions:
+    """The transactional producer of one router. All methods are called by the router's thread."""
+
+    def __init__(self, settings: dict[str, Any], stopping: threading.Event) -> None:
+        self._settings = settings
+        self._stopping = stopping
+        self._producer: Producer | None = None
+        self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._pending: Future[float] | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Returns whether a commit is under way or its outcome was not taken yet."""
+        return self._pending is not None
+
+    @property
+    def done(self) -> bool:
+        """Returns whether the outcome of the pending commit is there to take."""
+        return self._pending is not None and self._pending.done()
+
+    def open(self) -> bool:
+        """Makes the producer, fencing every older one with its id; False if the broker did not answer."""
+        self.close()
+        producer = Producer(self._settings)
+        try:
+            producer.init_transactions(CALL_S)
+        except KafkaException as failure:
+            log.debug("init_transactions: %s", failure)
+            return False
+        self._producer = producer
+        return True
+
+    def submit(self, outgoing: Sequence[Outgoing], offsets: list[TopicPartition], group: object) -> None:
+        """Produces the records and starts the commit; raises TransactionFailedError, RecordTooLargeError."""
+        producer = self._own()
+        try:
+            producer.begin_transaction()
+        except KafkaException as failure:
+            raise _failed(failure) from None
+        produce: Callable[..., None] = producer.produce
+        for index, (topic, value, key, partition, timestamp, headers) in enumerate(outgoing):
+            while True:
+                try:
+                    produce(topic, value, key, partition, None, None, timestamp, headers)
+                except BufferError:
+                    producer.poll(0.01)
+                    continue
+                except KafkaException as failure:
+                    error: KafkaError = failure.args[0]
+                    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                        raise RecordTooLargeError(index, error) from None
+                    raise _failed(failure) from None
+                break
+        self._pending = self._committer.submit(self._commit, producer, offsets, group)
+
+    def _commit(self, producer: Producer, offsets: list[TopicPartition], group: object) -> float:
+        """Returns the seconds it took. Runs in the committer's thread."""
+        started = time.monotonic()
+        self._insist(lambda: producer.send_offsets_to_transaction(offsets, group, CALL_S))
+        self._insist(lambda: producer.commit_transaction(CALL_S))
+        return time.monotonic() - started
+
+    def _insist(self, call: Callable[[], None]) -> None:
+        """Calls again as long as the outcome is retriable: only so is it known in the end."""
+        while True:
+            try:
+                return call()
+            except KafkaException as failure:
+                error: KafkaError = failure.args[0]
+                if not error.retriable() or error.txn_requires_abort() or error.fatal():
+                    raise _failed(failure) from None
+                if self._stopping.is_set():
+                    raise TransactionFailedError(error, Kind.ABORT) from None
+
+    def take(self, timeout_s: float | None = None) -> float:
+        """Waits for the pending commit and returns its seconds; raises its failure, or TimeoutError."""
+        pending = self._pending
+        if pending is None:
+            raise RuntimeError("no commit is pending")
+        seconds = None
+        try:
+            seconds = pending.result(timeout_s)
+        finally:
+            if seconds is not None or pending.done():
+                self._pending = None
+        return seconds
+
+    def abort(self) -> bool:
+        """Aborts the open transaction; False if the producer cannot be used any more."""
+        producer = self._own()
+        while not self._stopping.is_set():
+            try:
+                producer.abort_transaction(CALL_S)
+            except KafkaException as failure:
+                error: KafkaError = failure.args[0]
+                if error.retriable():
+                    continue
+                # No transaction was open: begin_transaction itself had failed.
+                return bool(error.code() == KafkaError._STATE and not error.fatal())
+            return True
+        return False
+
+    def close(self) -> None:
+        """Drops the producer and whatever it still had in hand."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.purge()
+            producer.poll(0)
+
+    def end(self) -> None:
+        """Ends the committer; called once, last."""
+        self.close()
+        self._committer.shutdown(wait=False, cancel_futures=True)
+
+    def _own(self) -> Producer:
+        if self._producer is None:
+            raise RuntimeError("no producer: open() comes first")
+        return self._producer
+
+
+def _failed(failure: KafkaException) -> TransactionFailedError:
+    error: KafkaError = failure.args[0]
+    return TransactionFailedError(error, Kind.RENEW if error.fatal() else Kind.ABORT)

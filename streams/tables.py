@@ -1,0 +1,55 @@
+"""One read of a topic from its beginning, or its newest records, to the end that it has now."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+
+from schemas.errors import BrokerUnreachableError, TopicError
+from streams.feed import Feed, Starts, consumer_settings
+
+READ_S = 60.0
+"""Wall seconds that a whole read may take; our tables take well under one."""
+ASK_S = 10.0
+MARKERS = 3
+"""Offsets read per wanted record: between two decisions stands at least one transaction marker."""
+
+
+def read_table(kafka: Mapping[str, Any], topic: str, *, newest: int | None = None) -> list[Message]:
+    """Returns the committed records of `topic`, per partition in order, tombstones included.
+
+    With `newest` about that many of the newest records of a topic of one partition. Raises TopicError
+    where the topic is missing, BrokerUnreachableError where no broker answers in time.
+    """
+    failures: list[BaseException] = []
+    ended = threading.Event()
+    messages: list[Message] = []
+
+    def failed(error: BaseException) -> None:
+        failures.append(error)
+        ended.set()
+
+    starts: Starts = {topic: "beginning" if newest is None else _near_end(kafka, topic, newest)}
+    feed = Feed("table", dict(kafka), starts, messages.extend, on_failure=failed, on_caught_up=ended.set)
+    feed.start()
+    in_time = ended.wait(READ_S)
+    feed.stop()
+    if failures:
+        raise failures[0]
+    if not in_time:
+        raise BrokerUnreachableError(f"{topic} was not read within {READ_S:.0f} s; is the broker there?")
+    return messages if newest is None else messages[-newest:]
+
+
+def _near_end(kafka: Mapping[str, Any], topic: str, newest: int) -> dict[int, int]:
+    consumer = Consumer(consumer_settings(dict(kafka), "foreshard-table"))
+    try:
+        low, high = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=ASK_S)
+    except KafkaException as error:
+        raise TopicError(f"{topic} cannot be read: {error}; try `foreshard topics check`") from None
+    finally:
+        consumer.close()
+    return {0: max(low, high - MARKERS * newest)}
