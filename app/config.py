@@ -178,7 +178,7 @@ class Config:
     @cached_property
     def kafka(self) -> dict[str, Any]:
         """librdkafka properties of the user, with the bootstrap servers."""
-        return {"bootstrap.servers": "127.0.0.1:9092", "client.id": "foreshard"} | dict(self.file.kafka)
+        return {"bootstrap.servers": "127.0.0.1:9092", "client.id": "foreshard", "log_level": 2} | dict(self.file.kafka)
 
     @property
     def prefix(self) -> str:

@@ -30,6 +30,11 @@ from faust.web.drivers.aiohttp import Web as FaustWeb
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 
 from schemas.errors import ForeshardError
+from schemas.topics import MAPPING
+from streams.clock import Clock
+from streams.core.keys import KeyRules
+from streams.mapping_topic import MappingReader
+from streams.router import Router, RouterSettings, route_work
 
 STOP_S = 4.5
 """Seconds from the order to stop until the process ends by force: an orderly stop is promised under 5 s."""
@@ -232,7 +237,7 @@ async def _live(
     if started.done() and (failure := started.exception()) is not None:
         end_process(app, failure)
     status = await app.ended
-    _force_end(app, status)
+    forced = _force_end(app, status)
     started.cancel()
     try:
         await on_stop()
@@ -240,6 +245,8 @@ async def _live(
     except Exception as error:  # noqa: BLE001 - it is ending anyway: say why it was not orderly
         sys.stderr.write("".join(traceback.format_exception(error)))
         return status or 1
+    finally:
+        forced.cancel()
     return status
 
 
@@ -251,8 +258,8 @@ async def _start(app: HostedApp, on_start: Callable[[], Awaitable[None]]) -> Non
     await on_start()
 
 
-def _force_end(app: HostedApp, status: int) -> None:
-    """Ends the process by force STOP_S from now, whatever still waits for whom."""
+def _force_end(app: HostedApp, status: int) -> threading.Timer:
+    """Returns what ends the process by force STOP_S from now, whatever still waits for whom."""
 
     def force() -> None:
         shutil.rmtree(app.conf.datadir, ignore_errors=True)
@@ -263,9 +270,35 @@ def _force_end(app: HostedApp, status: int) -> None:
     timer = threading.Timer(STOP_S, force)
     timer.daemon = True
     timer.start()
+    return timer
 
 
-def in_thread(call: Callable[[], None]) -> Future[None]:
+def run_router(*, settings: RouterSettings, rules: KeyRules, clock: Clock, web_port: int) -> int:
+    """Runs one router in this process until it is told to stop; returns the exit status."""
+    app = hosted_app(f"foreshard-router-{settings.instance}", web_port=web_port)
+    hand = add_agent(app, "route", route_work, maxsize=1)
+
+    def fail(error: BaseException) -> None:
+        end_process(app, error)
+
+    mapping = MappingReader(settings.kafka, settings.prefix + MAPPING.name, on_failure=fail)
+    router = Router(settings, rules, clock, lambda: mapping.snapshot, hand, fail)
+    add_health(app, alive=router.alive, ready=router.ready)
+
+    async def start() -> None:
+        await asyncio.wrap_future(in_thread(router.start))
+        mapping.start()
+        host, port = app.web_address or ("", 0)
+        sys.stdout.write(f"router {settings.instance} on http://{host}:{port}\n")
+        sys.stdout.flush()
+
+    async def stop() -> None:
+        await asyncio.wrap_future(in_thread(lambda: [router.stop(), mapping.stop(0.5)]))
+
+    return run_hosted(app, on_start=start, on_stop=stop)
+
+
+def in_thread(call: Callable[[], object]) -> Future[None]:
     """Runs `call` in a thread of its own and returns its future; the thread never keeps the process."""
     future: Future[None] = Future()
 

@@ -11,9 +11,12 @@ once. A broker that is away is waited for, without a word.
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Literal
 
 from confluent_kafka import (
@@ -34,6 +37,8 @@ POLL_S = 0.2
 """Wall seconds an idle feed waits before it looks whether it is to stop."""
 ASK_S = 5.0
 """Wall seconds one question to the broker may take before it is asked again."""
+COMMIT_S = 10.0
+"""Wall seconds a commit may take, a delivery that is under way included."""
 NEW_TOPIC_S = 5.0
 """Wall seconds for a topic that was made a moment ago to become known."""
 
@@ -126,6 +131,7 @@ class _ConsumerThread(ABC):
                     self._step(consumer)
             finally:
                 consumer.close()
+                self._closed()
         except BaseException as error:  # noqa: BLE001 - nobody else would notice that this thread ended
             self._on_failure(error)
 
@@ -139,6 +145,9 @@ class _ConsumerThread(ABC):
 
     def _on_caught_up(self) -> None:  # noqa: B027 - most feeds do nothing here
         """What happens in the thread just before `caught_up` is set."""
+
+    def _closed(self) -> None:  # noqa: B027 - only a group has what ends with its consumer
+        """What happens in the thread after the consumer was closed."""
 
     def _step(self, consumer: Consumer) -> None:
         """Reads what is there, up to a batch, and delivers it."""
@@ -283,6 +292,7 @@ class GroupFeed(_ConsumerThread):
         self._callbacks = (on_assigned, on_revoked, on_lost)
         self._owned: set[Place] = set()
         self._consumer: Consumer | None = None
+        self._commits: queue.SimpleQueue[tuple[list[TopicPartition], Future[bool]]] = queue.SimpleQueue()
 
     def _topics(self) -> Sequence[str]:
         return self._subscribed
@@ -346,16 +356,46 @@ class GroupFeed(_ConsumerThread):
         self._gate.open.clear()
 
     def commit(self, offsets: Mapping[Place, int]) -> bool:
-        """Commits the next offset to read of each partition, from any thread; waits for the answer.
+        """Commits the next offset to read of each partition; waits for the broker's answer.
 
-        Returns False where it did not succeed: the partition is another's by now, or no broker
-        answered. What was delivered since the last commit is then delivered again, to somebody.
+        The feed's thread does it between two deliveries (librdkafka's commit hangs beside a running
+        consume): never wait for it in what a delivery waits for. Returns False where it did not
+        succeed: the partition is another's by now, or no broker answered. What was delivered since
+        the last commit is then delivered again, to somebody.
         """
-        if self._consumer is None:
-            return False
         wanted = [TopicPartition(topic, number, offset) for (topic, number), offset in offsets.items()]
+        if threading.current_thread() is self._thread:
+            return self._commit_now(wanted)
+        answer: Future[bool] = Future()
+        self._commits.put((wanted, answer))
+        if not self._thread.is_alive():
+            self._refuse_commits()
+        try:
+            return answer.result(COMMIT_S)
+        except TimeoutError:
+            return False
+
+    def _step(self, consumer: Consumer) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                wanted, answer = self._commits.get_nowait()
+                answer.set_result(self._commit_now(wanted))
+        super()._step(consumer)
+
+    def _commit_now(self, wanted: list[TopicPartition]) -> bool:
+        if self._consumer is None or not {(part.topic, part.partition) for part in wanted} <= self._owned:
+            return False
         try:
             done = self._consumer.commit(offsets=wanted, asynchronous=False)
-        except (KafkaException, RuntimeError):  # RuntimeError: the consumer is closed
+        except KafkaException:
             return False
         return all(partition.error is None for partition in done or [])
+
+    def _closed(self) -> None:
+        self._consumer = None
+        self._refuse_commits()
+
+    def _refuse_commits(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._commits.get_nowait()[1].set_result(False)

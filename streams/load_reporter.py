@@ -30,7 +30,7 @@ FLUSH_S = 1.0
 
 
 class LoadReporter:
-    """Counts committed batches and reports them. `committed`, `begin`, `end` come from the router's thread."""
+    """Counts committed batches and reports them; the router's thread calls `committed`, `begin`, `end`."""
 
     def __init__(
         self,

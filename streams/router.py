@@ -1,6 +1,6 @@
 """The data plane: consume a batch, route it, produce it and commit its offsets in one transaction.
 
-    thread:  consume(batch) -> agent: route(batch, mapping) -> thread: produce, add offsets, commit -> next batch
+    thread: consume(batch) -> agent: route(batch, mapping) -> thread: produce, add offsets, commit -> next
 
 One thread does all of it in one loop; only the commit of batch n runs beside consuming and routing
 batch n+1. A rebalance callback first waits for that commit. Whatever fails, nothing of a batch is
@@ -15,8 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -28,7 +28,7 @@ from streams.core.keys import KeyReader, KeyRules
 from streams.core.mapping import Snapshot
 from streams.core.offset_note import OffsetNote, encode_note
 from streams.core.poison import Condemned, Place, PoisonHunt
-from streams.core.routing import Routed, Routes, route
+from streams.core.routing import Request, Routed, Routes, route
 from streams.core.tally import Tally
 from streams.kafka_settings import router_consumer, router_producer
 from streams.load_reporter import STEP_S, LoadReporter
@@ -53,8 +53,11 @@ NOTE_S = 0.5
 FAILURES = 3
 """Failures in a row, with the broker reachable, after which going on would only hide them."""
 
+PATIENCE_S = 1.0
+"""Seconds to wait for a commit before the partitions are paused and the consumer is polled meanwhile."""
+
 STUCK_S = 30.0
-"""Seconds without a turn of the loop after which the router calls itself dead; a call to the broker takes 5."""
+"""Seconds without a turn of the loop after which the router calls itself dead; one call takes 5."""
 
 STOP_S = 4.0
 """Seconds for the last commit and for leaving the group."""
@@ -94,7 +97,8 @@ class Work:
 async def route_work(work: Work) -> None:
     """The agent's body: routes one batch. What it raises is a defect, and ends the process."""
     try:
-        work.result.set_result(route(work.batch, work.routes, work.reader, work.condemned))
+        batch = cast(list[Request], work.batch)
+        work.result.set_result(route(batch, work.routes, work.reader, work.condemned))
     except BaseException as error:
         work.result.set_exception(error)
         raise
@@ -141,6 +145,11 @@ class Router:
         self._noted: dict[int, int] = {}
         """Ingest partition -> mapping version in its newest committed note."""
         self._note_at = 0.0
+        self._needed: Mapping[str, int] = {}
+        """Topics that the mapping in use sends to, with their partitions."""
+        self._carried: list[Message] = []
+        """Records that came while nothing should: the next batch begins with them."""
+        self._in_callback = False
         self._turn = time.monotonic()
         self._blocked = "starting"
         self._thread = threading.Thread(target=self._run, name="router", daemon=True)
@@ -230,30 +239,39 @@ class Router:
         if not batch or self._routes is None:
             self._idle()
             return
+        if self._blocked:
+            self._ownership.rebuild()  # came in spite of the pause: read again when it is over
+            return
         group = self._membership()
         started = time.monotonic()
         routed = self._route(batch, self._routes)
+        seconds = time.monotonic() - started
         self._settle()
-        begun = time.monotonic()
+        if self._rebalanced:
+            self._ownership.rebuild()  # a part of this batch may be another router's now
+            return
+        started = time.monotonic()
         self._submit(routed, self._routes, group)
-        self._adapt(len(batch), time.monotonic() - begun + (begun - started))
+        self._adapt(len(batch), seconds + time.monotonic() - started)
 
     def _consume(self) -> list[Message]:
         """Returns the next batch of the partitions that are read; rebalance callbacks run in here."""
         limit = max(1, min(int(self._adaptive), self._hunt.cap))
         self._rebalanced = False
         wait = 0.01 if self._ownership.waiting else IDLE_S
-        batch: list[Message] = self._consumer.consume(1, wait)
+        batch, self._carried = self._carried, []
+        batch = batch or self._consumer.consume(1, wait)
         if batch and limit > 1:
             batch += self._consumer.consume(limit - 1, 0.0)
-        errors = [message for message in batch if message.error() is not None]
+        errors = [error for message in batch if (error := message.error()) is not None]
         if errors:
-            for message in errors:
-                self._consumer_error(message.error())
+            for error in errors:
+                self._consumer_error(error)
             batch = [message for message in batch if message.error() is None]
         if self._rebalanced:
             active = self._ownership.active
             batch = [message for message in batch if message.partition() in active]
+            self._rebalanced = False
         return batch
 
     def _consumer_error(self, error: KafkaError) -> None:
@@ -270,7 +288,7 @@ class Router:
         return work.result.result()
 
     def _membership(self) -> object:
-        """Returns the group metadata that fences this batch; right after consuming, so it is of its members."""
+        """Returns the group metadata that fences a batch: taken right after consuming it."""
         group = self._consumer.consumer_group_metadata()
         if group is None:
             raise ProtocolError("the consumer has no group metadata")
@@ -310,21 +328,29 @@ class Router:
         late = {p: o for p, o in self._ownership.active.items() if self._noted.get(p) != version}
         if late:
             self._note_at = time.monotonic()
-            self._submit(route([], self._routes, self._reader, {}).at(late), self._routes, self._membership())
+            nothing = replace(route([], self._routes, self._reader, {}), offsets=late)
+            self._submit(nothing, self._routes, self._membership())
 
     def _settle(self) -> None:
         """Waits for the commit under way, polling the consumer meanwhile, and takes in its outcome."""
+        waited = 0
         while self._transactions.pending:
             try:
                 self._committed(self._transactions.take(IDLE_S))
             except TimeoutError:
-                self._wait_paused()
+                waited += 1
+                if waited * IDLE_S >= PATIENCE_S and not self._in_callback:
+                    self._poll_paused()
+        if not self._blocked and not self._in_callback:
+            self._ownership.resume()
 
-    def _wait_paused(self) -> None:
+    def _poll_paused(self) -> None:
         """Back-pressure: nothing is read, but the group hears from us and the loop is seen to turn."""
         self._turn = time.monotonic()
-        if self._stopping.is_set():
-            return
+        self._ownership.pause()
+        message = self._consumer.poll(0)
+        if message is not None and message.error() is None and message.partition() in self._ownership.active:
+            self._carried.append(message)
 
     def _committed(self, seconds: float) -> None:
         """Takes in a committed transaction."""
@@ -333,13 +359,13 @@ class Router:
             return
         routed, routes = flying
         self._failures, self._back_off = 0, BACK_OFF_S[0]
-        self._hunt.committed(routed.records, routed.offsets)
         for partition, offset in routed.offsets.items():
             if partition in self._ownership.active:
                 self._ownership.active[partition] = offset
                 self._noted[partition] = routes.snapshot.version
         if not routed.records:
             return
+        self._hunt.committed(routed.records, routed.offsets)
         self._reporter.committed(routed, routes)
         metrics.COMMIT_SECONDS.observe(seconds)
         metrics.BATCH_REQUESTS.observe(routed.records)
@@ -350,7 +376,7 @@ class Router:
             metrics.DEAD_LETTERS.labels(letter.bad.value).inc()
 
     def _adapt(self, records: int, seconds: float) -> None:
-        """Moves the batch size towards WORK_S of work; small batches say little about it."""
+        """Moves the batch size towards WORK_S of routing and producing; small batches say little."""
         settings = self._settings
         if records >= settings.batch_min:
             fitting = records * WORK_S / max(seconds, 1e-6)
@@ -367,9 +393,9 @@ class Router:
             return
         if snapshot.rules_hash != self._rules_hash:
             raise RulesMismatchError(
-                f"the mapping {snapshot.epoch}.{snapshot.version} was made with {snapshot.shards} shards and "
-                f"rules hash {snapshot.rules_hash[:12]}, this router has {self._rules.shards} shards and "
-                f"{self._rules_hash[:12]}; give every router and balancer the same [sharding] and request_types"
+                f"the mapping {snapshot.epoch}.{snapshot.version} was made with {snapshot.shards} shards "
+                f"and rules hash {snapshot.rules_hash[:12]}, this router has {self._rules.shards} shards and "
+                f"{self._rules_hash[:12]}; give all routers and balancers the same [sharding], request_types"
             )
         new = self._routes is None or self._routes.snapshot is not snapshot
         wanted = needed_topics(snapshot) if new else self._needed
@@ -397,8 +423,6 @@ class Router:
         self._routes = Routes(snapshot, dead_letter, self._dead_letter_bytes, settings.ingest)
         self._needed = wanted
         metrics.MAPPING_VERSION.set(snapshot.version)
-
-    _needed: Mapping[str, int] = {}
 
     def _block(self, reason: str) -> None:
         if self._blocked != reason:
@@ -430,10 +454,13 @@ class Router:
         self._on_revoke(consumer, places)
 
     def _settle_before_rebalance(self) -> None:
+        self._in_callback = True
         try:
             self._settle()
         except TransactionFailedError as failure:
             self._failed = failure
+        finally:
+            self._in_callback = False
 
     def _lose(self, places: list[TopicPartition]) -> None:
         self._rebalanced = True
@@ -475,6 +502,7 @@ class Router:
     def _restart(self, kind: Kind) -> None:
         """Drops what is in hand, makes the producer usable, and reads on from the committed offsets."""
         self._flying = None
+        self._carried = []
         self._ownership.rebuild()
         if kind is Kind.RENEW or not self._transactions.abort():
             self._open()
@@ -489,8 +517,11 @@ class Router:
             pause = min(pause * 2, BACK_OFF_S[1])
 
     def _wait(self, seconds: float) -> None:
+        """Waits with every partition paused, and stays in the group."""
         self._turn = time.monotonic()
         self._stopping.wait(seconds)
+        if not self._in_callback:
+            self._consumer.poll(0)
 
     def _end(self) -> None:
         """Commits what is in hand, leaves the group, reports the rest."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from streams.core.offset_note import OffsetNote, decode_note
+from streams.one_thread import OneThread
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Ownership:
         self._asked: dict[int, _Waiting] = {}
         self._alone = False
         self._paused = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="committed")
+        self._thread = OneThread("committed")
 
     @property
     def waiting(self) -> bool:
@@ -106,7 +107,8 @@ class Ownership:
         unknown = {p: w for p, w in self._waiting.items() if w.found is None}
         if unknown and self._lookup is None:
             self._asked = unknown
-            self._lookup = self._thread.submit(self._read_committed, sorted(unknown), self._alone)
+            partitions, alone = sorted(unknown), self._alone
+            self._lookup = self._thread.submit(lambda: self._read_committed(partitions, alone))
         if version is None:
             return
         for partition, waiting in list(self._waiting.items()):
@@ -166,4 +168,4 @@ class Ownership:
 
     def end(self) -> None:
         """Ends the thread; called once, last."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.end()

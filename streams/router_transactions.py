@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from enum import Enum
 from typing import Any
 
@@ -14,6 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from schemas.errors import BadRequest
 from streams.core.routing import Outgoing
+from streams.one_thread import OneThread
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +40,9 @@ MEMBERSHIP = frozenset(
         KafkaError.UNKNOWN_MEMBER_ID,
         KafkaError.REBALANCE_IN_PROGRESS,
         KafkaError.FENCED_INSTANCE_ID,
-        KafkaError._FENCED,
-        KafkaError.PRODUCER_FENCED,
-        KafkaError.INVALID_PRODUCER_EPOCH,
     }
 )
-"""Errors of an ordinary rebalance, or of a successor that took over: the batch is another's now."""
+"""Errors of an ordinary rebalance: the batch is another router's now."""
 
 
 class Kind(Enum):
@@ -88,7 +86,7 @@ class Transactions:
         self._settings = settings
         self._stopping = stopping
         self._producer: Producer | None = None
-        self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._committer = OneThread("commit")
         self._pending: Future[float] | None = None
 
     @property
@@ -134,7 +132,7 @@ class Transactions:
                         raise RecordTooLargeError(index, error) from None
                     raise _failed(failure) from None
                 break
-        self._pending = self._committer.submit(self._commit, producer, offsets, group)
+        self._pending = self._committer.submit(lambda: self._commit(producer, offsets, group))
 
     def _commit(self, producer: Producer, offsets: list[TopicPartition], group: object) -> float:
         """Returns the seconds it took. Runs in the committer's thread."""
@@ -193,7 +191,7 @@ class Transactions:
     def end(self) -> None:
         """Ends the committer; called once, last."""
         self.close()
-        self._committer.shutdown(wait=False, cancel_futures=True)
+        self._committer.end()
 
     def _own(self) -> Producer:
         if self._producer is None:

@@ -5,6 +5,7 @@ failing on a planted mistake.
 """
 
 import ast
+import functools
 import re
 import shutil
 import sys
@@ -73,11 +74,17 @@ def matches(path: str, patterns: tuple[str, ...]) -> bool:
     return any(path.startswith(p[:-1]) if p.endswith("*") else path == p for p in patterns)
 
 
+@functools.cache
+def parse(text: str) -> ast.Module:
+    """The syntax tree; the planted mistakes are looked for in the same sources again and again."""
+    return ast.parse(text)
+
+
 def sources(root: Path, *packages: str) -> Iterator[tuple[str, ast.Module]]:
     """Path from the root and syntax tree of every Python file of the packages."""
     for package in packages:
         for path in sorted((root / package).rglob("*.py")):
-            yield path.relative_to(root).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+            yield path.relative_to(root).as_posix(), parse(path.read_text(encoding="utf-8"))
 
 
 def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -226,16 +233,28 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize(("path", "text", "expected"), PLANTED)
-def test_a_planted_mistake_is_found(tmp_path: Path, path: str, text: str, expected: str) -> None:
-    """In a copy of the sources, each wrong line is reported, with its place; and nothing else is."""
+@pytest.fixture(scope="module")
+def copy_of_the_sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A folder with the packages alone, and what is wrong in it already."""
+    root = tmp_path_factory.mktemp("copy")
     for package in PACKAGES:
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    before = violations(tmp_path)
-    planted = tmp_path / path
-    planted.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "docs").mkdir()
+    return root, violations(root)
+
+
+@pytest.mark.parametrize(("path", "text", "expected"), PLANTED)
+def test_a_planted_mistake_is_found(
+    copy_of_the_sources: tuple[Path, list[str]], path: str, text: str, expected: str
+) -> None:
+    """In a copy of the sources, each wrong line is reported, with its place; and nothing else is."""
+    root, before = copy_of_the_sources
+    planted = root / path
     planted.write_text(text)
-    (found,) = [line for line in violations(tmp_path) if line not in before]
+    try:
+        (found,) = [line for line in violations(root) if line not in before]
+    finally:
+        planted.unlink()
     assert expected in found
 
 

@@ -11,7 +11,7 @@ from streams.core.planner_inputs import ClusterInput, Floats, PlanInput, Planner
 from streams.core.planner_limits import Limits, fullness, limits
 
 EPS = 1e-9
-"""Relative slack for sums of floats."""
+"""Slack for sums of floats, in parts of a shard or cost units/s."""
 
 
 class Board:
@@ -23,7 +23,8 @@ class Board:
     def __init__(self, inputs: PlanInput, settings: PlannerSettings) -> None:
         self.inputs = inputs
         self.settings = settings
-        self.load = inputs.load
+        self.load: Floats = np.where(inputs.load > EPS, inputs.load, 0.0)
+        """float64[shards, columns], cost units/s; what an EWMA leaves of a load long gone is none."""
         self.clusters = sorted(_with_strangers(inputs), key=lambda cluster: cluster.name)
         self.names = [cluster.name for cluster in self.clusters]
         self.row = {name: number for number, name in enumerate(self.names)}
@@ -39,15 +40,17 @@ class Board:
         self.sources: set[int] = set()
         self.receivers: set[int] = set()
         self.touched: set[int] = set()
+        self.forced_cps = 0.0
+        """Load that had to leave its cluster and was placed over its target's limit."""
         self.moves: list[Move] = []
 
     def _read_clusters(self) -> None:
         rows = self.clusters
         active = np.array([cluster.state is ClusterState.ACTIVE for cluster in rows], dtype=bool)
         self.known = np.array([cluster.known for cluster in rows], dtype=bool)
-        least = np.array([float(np.min(cluster.capacity)) for cluster in rows])
-        self.capacity: Floats = np.where(active, least, 0.0)
-        """float64[clusters]: the least available capacity of the window."""
+        self._least = np.array([float(np.min(cluster.capacity)) for cluster in rows])
+        self.capacity: Floats = np.where(active, self._least, 0.0)
+        """float64[clusters]: the least available capacity of the window, 0 for those that leave."""
         self.source_ok = active & self.known
         self.leaving = ~active
         shut = np.array([bool(cluster.closed) for cluster in rows], dtype=bool)
@@ -106,8 +109,11 @@ class Board:
         return fullness(self.demand, self.capacity)
 
     def scores(self) -> dict[str, float]:
-        """Returns the load score of every cluster of the registry."""
-        highest = self.full().max(axis=1)
+        """Returns the load score of every cluster of the registry.
+
+        Of one that leaves: against what it can still work off, though it may take nothing more.
+        """
+        highest = fullness(self.demand, self._least).max(axis=1)
         listed = {cluster.name for cluster in self.inputs.clusters}
         return {name: float(highest[row]) for name, row in self.row.items() if name in listed}
 
@@ -230,7 +236,6 @@ def _with_strangers(inputs: PlanInput) -> list[ClusterInput]:
     listed = {cluster.name for cluster in inputs.clusters}
     columns = inputs.load.shape[1]
     strangers = [
-        ClusterInput(name, ClusterState.ACTIVE, False, np.zeros(columns), 0.0)
-        for name in named - listed
+        ClusterInput(name, ClusterState.ACTIVE, False, np.zeros(columns), 0.0) for name in named - listed
     ]
     return [*inputs.clusters, *strangers]

@@ -14,6 +14,9 @@ MAX_SCORE = 1000.0
 NARROW = 0.005
 """Of capacity: shedding ends at least this far below where it begins, however full all are."""
 
+NOTHING = 1e-9
+"""Cost units/s: what sums of floats leave behind is no load."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -53,5 +56,5 @@ def fullness(demand: Floats, capacity: Floats) -> Floats:
     A cluster without capacity is MAX_SCORE full when it has load, else 0.
     """
     room = np.where(capacity > 0, capacity, 1.0)[:, None]
-    full = np.where(capacity[:, None] > 0, demand / room, np.where(demand > 0, MAX_SCORE, 0.0))
+    full = np.where(capacity[:, None] > 0, demand / room, np.where(demand > NOTHING, MAX_SCORE, 0.0))
     return np.asarray(np.minimum(full, MAX_SCORE), dtype=np.float64)

@@ -57,6 +57,7 @@ def _empty_shard(board: Board, source: int, shard: int) -> bool:
             emptiest = (board.full()[rows]).max(axis=1)
             target = int(rows[np.lexsort((rows, emptiest))[0]])
             chosen = np.arange(len(slots))
+            board.forced_cps += float(weights.sum()) * float(load[0])
         board.move(shard, (source, target), slots[chosen], why)
     return True
 

@@ -49,7 +49,8 @@ def _quiet(board: Board) -> tuple[Skip, str]:
     text = f"the fullest cluster, {names[highest]}, is at {score:.2f}"
     if board.away:
         count = len(board.away)
-        return Skip.WITHIN_BAND, f"{text}; {count} shard{'s' * (count != 1)} stay away from home"
+        away = "1 shard is" if count == 1 else f"{count} shards are"
+        return Skip.WITHIN_BAND, f"{text}; {away} away from home"
     if bool((full > board.limits.fill_to + EPS).any()):
         return Skip.WITHIN_BAND, f"{text}, under its limit"
     return Skip.BALANCED, f"{text} and every shard is at home"
@@ -94,6 +95,11 @@ def _notes(board: Board, stuck: list[Stuck], skip: Skip | None) -> list[str]:
     if unknown:
         is_are = "is" if len(unknown) == 1 else "are"
         notes.append(f"{', '.join(unknown)} {is_are} not known and left alone")
+    if board.forced_cps > 0:
+        notes.append(
+            f"{board.forced_cps:.1f} cost units/s of what had to leave found no room "
+            "and stand over the targets' limits"
+        )
     shut = [f"{c.name} ({c.closed})" for c in board.clusters if c.closed]
     if shut:
         notes.append(f"no targets: {', '.join(shut)}")

@@ -78,6 +78,11 @@ class Routed:
     size: npt.NDArray[np.int64]
     """Bytes of value and key."""
 
+    def by_cluster(self, names: Sequence[str]) -> list[tuple[str, int]]:
+        """Returns (cluster, forwarded requests) of every cluster that gets some."""
+        counts = np.bincount(self.owner, minlength=len(names)).tolist()
+        return [(name, count) for name, count in zip(names, counts, strict=True) if count]
+
 
 class Routes:
     """One snapshot of the mapping, prepared for `route`: topics, partitions and ready header lists."""

@@ -72,7 +72,7 @@ def snapshot_of(inputs: PlanInput) -> Snapshot:
     names = {segment[2] for r in inputs.records for segment in r.segments} | {r.home for r in inputs.records}
     strangers = [cluster(name) for name in sorted(names - {c.name for c in inputs.clusters})]
     clusters = mapped([*inputs.clusters, *strangers])
-    weights = {name: 1.0 for name in clusters}
+    weights = dict.fromkeys(clusters, 1.0)
     _, meta = first_mapping(len(inputs.records), weights, clusters, 1, "rules", "1.1")
     builder = Builder()
     for item in inputs.records:
@@ -86,7 +86,7 @@ def after(inputs: PlanInput, moves: Sequence[Move]) -> list[MappingRecord]:
     """Returns all shard records once the moves are applied; raises if they do not fit the mapping."""
     snapshot = snapshot_of(inputs)
     records, _ = apply_moves(snapshot, moves, epoch=1, plan="1.2", clusters=snapshot.clusters)
-    changed = {item.shard: item for item in records}
+    changed = {item.shard: item.model_copy(update={"version": 1}) for item in records}
     return [changed.get(item.shard, item) for item in inputs.records]
 
 

@@ -314,10 +314,12 @@ def test_any_bytes_are_read_or_refused_with_a_code(value: bytes, key: bytes | No
         try:
             series, hashed, _ = KeyReader(RULES).read(value, key, headers)
         except BadRequestError as error:
-            assert error.code in set(BadRequest)
+            code = error.code
         else:
+            code = None
             assert 0 <= series < 5
             assert 0 <= hashed < 2**64
+        assert code is None or code in set(BadRequest)
 
 
 # ---------------------------------------------------------------------------- rules
@@ -347,7 +349,7 @@ def test_bad_rules_are_refused_at_construction() -> None:
         KeyRules(256, (), RULES.types)
     with pytest.raises(ValueError, match="no request types"):
         KeyRules(256, RULES.type_from, ())
-    with pytest.raises(ValueError, match="'t'.*no key"):
+    with pytest.raises(ValueError, match="'t' has no key"):
         RequestType("t", ())
     with pytest.raises(ValueError, match="cost -1"):
         RequestType("t", (parse_field("key"),), cost=-1)

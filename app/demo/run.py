@@ -1,0 +1,192 @@
+"""The demo from beginning to end: broker, traffic, passes, report."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import orjson
+from confluent_kafka.admin import AdminClient
+from rich.console import Console
+
+from app.demo import backends
+from app.demo.chart import Shown, show
+from app.demo.generator import generate
+from app.demo.one_pass import OnePass
+from app.demo.report import WINDOW_S, count, load_over_capacity
+from app.demo.request_log import read_log, replay
+from app.demo.settings import DWELL_S
+from app.demo.traffic import STEP_S, Traffic
+from app.local_kafka import LocalKafka, local_kafka
+from schemas.errors import ConfigError
+from schemas.records import Mode
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 + SIGINT."""
+BROKEN_PROMISE = 1
+"""Exit status when a request was lost or processed twice."""
+
+
+def run_demo(  # noqa: PLR0913 - one parameter for each option of the command
+    *,
+    seconds: int,
+    json_path: Path | None,
+    trace: Path | None,
+    columns: str | None,
+    window_from: str | None,
+    keep: bool,
+    time_scale: float,
+    seed: int,
+    passes: Sequence[str] = ("auto", "observe"),
+) -> int:
+    """Runs the passes and reports them; returns the exit status."""
+    console = Console(highlight=False)
+    with _interruptible(), contextlib.ExitStack() as stack:
+        try:
+            traffic = _traffic(seconds, time_scale, seed, trace, columns, window_from)
+            capacity = backends.capacities(traffic.mean_cps)
+            facts = _facts(traffic, capacity, seconds, time_scale, trace)
+            _say_facts(console, facts)
+            folder = Path(tempfile.mkdtemp(prefix="foreshard-demo-"))
+            kafka = stack.enter_context(
+                local_kafka(data_dir=folder / "kafka" if keep else None, keep=keep, quiet=False)
+            )
+            if not keep:
+                stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            shown, result = [], dict(facts)
+            for mode in passes:
+                one = _pass(kafka, traffic, capacity, time_scale, Mode(mode), folder, console)
+                if kafka.kind == "external" and not keep:
+                    stack.callback(_delete_topics, kafka, one.names.prefix)
+                shown.append(_run(one, traffic))
+            result |= {"passes": {item.mode: asdict(item.figures) for item in shown}}
+            result |= {"load_over_capacity": {item.mode: item.load.round(3).tolist() for item in shown}}
+            show(console, facts, list(capacity), shown)
+            if json_path is not None:
+                json_path.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2) + b"\n")
+            if keep:
+                _stay(console, kafka, folder)
+        except KeyboardInterrupt:
+            console.print("interrupted: everything that was started is being stopped")
+            return INTERRUPTED
+    broken = any(item.figures.lost or item.figures.repeated for item in shown)
+    return BROKEN_PROMISE if broken else 0
+
+
+def _traffic(
+    seconds: int,
+    time_scale: float,
+    seed: int,
+    trace: Path | None,
+    columns: str | None,
+    window_from: str | None,
+) -> Traffic:
+    if trace is None:
+        if columns or window_from:
+            raise ConfigError(["--columns and --from belong to a request log: give --trace FILE"])
+        return generate(seconds=seconds, time_scale=time_scale, seed=seed)
+    log = read_log(trace, columns)
+    return replay(log, seconds=seconds, time_scale=time_scale, seed=seed, window_from=window_from)
+
+
+def _facts(
+    traffic: Traffic, capacity: dict[str, float], seconds: int, time_scale: float, trace: Path | None
+) -> dict[str, Any]:
+    """Returns what was run, as it is printed and as it stands in the JSON."""
+    campaign = traffic.campaign
+    return {
+        "source": trace.name if trace else "seeded generator",
+        "seconds": seconds,
+        "time_scale": time_scale,
+        "window_s": traffic.length_s,
+        "requests": len(traffic),
+        **traffic.notes,
+        "history_steps": len(traffic.history),
+        "history_days": round(len(traffic.history) * STEP_S / 86400, 2),
+        "history_requests": int(traffic.history.sum()),
+        "dwell_s": DWELL_S,
+        "planned_utilisation": backends.UTILISATION,
+        "capacity_per_wall_s": {name: round(value * time_scale, 1) for name, value in capacity.items()},
+        "campaign": {
+            "keys": len(campaign.keys),
+            "from_s": campaign.start / time_scale,
+            "to_s": campaign.end / time_scale,
+            "requests_per_wall_s": round(campaign.requests_per_s * time_scale, 1),
+        },
+    }
+
+
+def _say_facts(console: Console, facts: dict[str, Any]) -> None:
+    k = f", each recorded request {facts['k']} times" if "k" in facts else ""
+    console.print(
+        f"{facts['requests']:,} requests in {facts['seconds']} s from {facts['source']}{k}; "
+        f"model time runs {facts['time_scale']:g} times as fast: {facts['window_s']:.0f} s of it"
+    )
+
+
+def _pass(
+    kafka: LocalKafka,
+    traffic: Traffic,
+    capacity: dict[str, float],
+    time_scale: float,
+    mode: Mode,
+    folder: Path,
+    console: Console,
+) -> OnePass:
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        console.print(f"[{mode.value:>7} {time.monotonic() - began:4.0f} s] {text}", markup=False)
+
+    settings = {"bootstrap.servers": kafka.bootstrap}
+    return OnePass(settings, traffic, capacity, time_scale, mode, folder / mode.value, say)
+
+
+def _run(one: OnePass, traffic: Traffic) -> Shown:
+    outcome = one.run()
+    figures = count(traffic, outcome)
+    load = load_over_capacity(outcome.rows, outcome.capacity, outcome.begin, outcome.seconds, WINDOW_S)
+    return Shown(one.mode.value, figures, load)
+
+
+def _stay(console: Console, kafka: LocalKafka, folder: Path) -> None:
+    """Keeps a broker of our own running until Ctrl-C: it would not outlive this process."""
+    console.print(f"\nkept: broker {kafka.bootstrap}, its topics, and the files in {folder}")
+    if kafka.kind == "external":
+        return
+    console.print("the broker runs until Ctrl-C; its data and the files stay")
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
+
+
+def _delete_topics(kafka: LocalKafka, prefix: str) -> None:
+    """Somebody else's broker keeps nothing of ours."""
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    ours = [name for name in admin.list_topics(timeout=10).topics if name.startswith(prefix)]
+    if ours:
+        for future in admin.delete_topics(ours).values():
+            with contextlib.suppress(Exception):
+                future.result(10)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the demo as Ctrl-C does, in order; only the main thread can say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

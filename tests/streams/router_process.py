@@ -1,0 +1,41 @@
+"""A router in a process of its own, for the tests: `python -m tests.streams.router_process SETTINGS`."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from app.host import run_router
+from streams.clock import Clock
+from streams.core.keys import KeyRules, RequestType, parse_field
+from streams.router import RouterSettings
+
+
+def rules(shards: int = 32) -> KeyRules:
+    """The rules of the tests' requests: one type by JSON fields, one by header and record key, no `*`."""
+    return KeyRules(
+        shards=shards,
+        type_from=(parse_field("header:type"), parse_field("json:type")),
+        types=(
+            RequestType("update", (parse_field("json:user.id"),), keyspace="user"),
+            RequestType("read", (parse_field("header:tenant"), parse_field("key"))),
+        ),
+    )
+
+
+def main() -> None:
+    """Runs the router that the JSON in the first argument describes."""
+    given = json.loads(sys.argv[1])
+    settings = RouterSettings(
+        kafka={"bootstrap.servers": given["bootstrap"], **given.get("kafka", {})},
+        prefix=given["prefix"],
+        ingest=given["prefix"] + "requests",
+        group=given["prefix"] + "router",
+        instance=given["instance"],
+    )
+    clock = Clock(**given.get("clock", {}))
+    sys.exit(run_router(settings=settings, rules=rules(given.get("shards", 32)), clock=clock, web_port=0))
+
+
+if __name__ == "__main__":
+    main()
