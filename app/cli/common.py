@@ -13,6 +13,9 @@ from rich.table import Table
 
 from app.config import Config, load
 
+PIPED_WIDTH = 200
+"""Columns of a table that is not shown on a terminal: nothing in it is folded."""
+
 config_option = click.option(
     "-c",
     "--config",
@@ -34,10 +37,15 @@ def print_json(value: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
     """Prints a table; columns whose name ends in `>` are right-aligned."""
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="dim")
+    if title:
+        click.echo(title)
+    table = Table(box=None, pad_edge=False, header_style="dim")
     for name in columns:
         right = name.endswith(">")
         table.add_column(name.rstrip(">"), justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
+    console.print(table)

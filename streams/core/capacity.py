@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from schemas.errors import UnknownClusterError
 from schemas.records import Cluster, ClusterMetrics
-from streams.core.planner_inputs import ClusterInput, Floats
+from streams.core.planner.inputs import ClusterInput, Floats
 
 WINDOW_S = 60.0
 """Growth of offsets is measured over this: long enough for groups that commit every 5 s."""

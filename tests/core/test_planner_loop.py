@@ -8,7 +8,7 @@ import numpy as np
 
 from schemas.records import MappingRecord, Move, Reason
 from streams.core.planner import Plan, PlanInput, PlannerSettings, plan
-from streams.core.planner_board import Board
+from streams.core.planner.board import Board
 from tests.core.planner_world import COLUMNS, NOW, after, cluster, world
 
 ROUND_S = 10.0

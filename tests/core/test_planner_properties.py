@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from schemas.records import ClusterState, Reason, Segment, Skip
 from streams.core.planner import ClusterInput, Plan, PlanInput, PlannerSettings, plan
-from streams.core.planner_board import Board
+from streams.core.planner.board import Board
 from tests.core.planner_world import COLUMNS, NOW, after, cluster, world
 
 SETTINGS = PlannerSettings()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from schemas.records import ClusterState, Reason, Skip, Stuck
-from streams.core.planner_board import EPS, Board, parts, pick
-from streams.core.planner_shed import allowed_targets, preferred
+from streams.core.planner.board import EPS, Board, parts, pick
+from streams.core.planner.shed import allowed_targets, preferred
 
 
 def empty(board: Board) -> list[Stuck]:

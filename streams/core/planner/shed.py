@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.records import Reason, Skip, Stuck
-from streams.core.planner_board import EPS, Board, parts, pick
-from streams.core.planner_inputs import Floats
+from streams.core.planner.board import EPS, Board, parts, pick
+from streams.core.planner.inputs import Floats
 
 Rows = npt.NDArray[np.int64]
 

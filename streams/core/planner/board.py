@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from schemas.records import SLOTS, ClusterState, Move, Reason
 from streams.core.mapping import ranges
-from streams.core.planner_inputs import ClusterInput, Floats, PlanInput, PlannerSettings
-from streams.core.planner_limits import Limits, fullness, limits
+from streams.core.planner.inputs import ClusterInput, Floats, PlanInput, PlannerSettings
+from streams.core.planner.limits import Limits, fullness, limits
 
 EPS = 1e-9
 """Slack for sums of floats, in parts of a shard or cost units/s."""

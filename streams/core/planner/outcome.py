@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from schemas.records import ClusterState, Skip, Stuck
-from streams.core.planner_board import EPS, Board
+from streams.core.planner.board import EPS, Board
 
 WHY = {
     Skip.NO_ROOM: "no cluster has room: short by {short:.1f} cost units/s",

@@ -5,11 +5,11 @@ A pure function of its inputs: no clock, no I/O, no randomness, ties broken by n
 
 from __future__ import annotations
 
-from streams.core.planner_board import Board
-from streams.core.planner_inputs import ClusterInput, Plan, PlanInput, PlannerSettings
-from streams.core.planner_moves import empty, give_back
-from streams.core.planner_outcome import outcome
-from streams.core.planner_shed import shed
+from streams.core.planner.board import Board
+from streams.core.planner.inputs import ClusterInput, Plan, PlanInput, PlannerSettings
+from streams.core.planner.moves import empty, give_back
+from streams.core.planner.outcome import outcome
+from streams.core.planner.shed import shed
 
 __all__ = ["ClusterInput", "Plan", "PlanInput", "PlannerSettings", "plan"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streams.core.planner_inputs import Floats, PlannerSettings
+from streams.core.planner.inputs import Floats, PlannerSettings
 
 MAX_SCORE = 1000.0
 """The score of a cluster that has load but no capacity: finite, and above every other."""
