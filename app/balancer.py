@@ -39,7 +39,9 @@ def run_balancer(config: Config, web_port: int) -> int:
         "events": balancer.on_events,
         "commands": balancer.on_commands,
     }
-    hands = {name: add_agent(app, name, handler, maxsize=CHANNEL_BATCHES) for name, handler in handlers.items()}
+    hands = {
+        name: add_agent(app, name, handler, maxsize=CHANNEL_BATCHES) for name, handler in handlers.items()
+    }
     interval_s = config.clock.wall_duration(config.rounds.round_s)
 
     @app.timer(interval=interval_s)  # type: ignore[untyped-decorator]

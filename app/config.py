@@ -24,7 +24,7 @@ from schemas.records import MAX_SHARDS, NAME_PATTERN
 from streams.clock import Clock
 from streams.core.keys import KeyField, KeyRules, RequestType, parse_field
 from streams.core.planner import PlannerSettings
-from streams.core.rounds import RoundSettings
+from streams.core.round_settings import RoundSettings
 from streams.kafka_settings import refuse_reserved
 
 DEFAULT_FILE = Path("foreshard.toml")
@@ -164,7 +164,7 @@ class File(Section):
         if twice:
             raise ValueError(f"request types named twice: {twice}")
         if not names:
-            raise ValueError("needs at least one request type; name = \"*\" takes every other type")
+            raise ValueError('needs at least one request type; name = "*" takes every other type')
         return value
 
 
@@ -178,7 +178,9 @@ class Config:
     @cached_property
     def kafka(self) -> dict[str, Any]:
         """librdkafka properties of the user, with the bootstrap servers."""
-        return {"bootstrap.servers": "127.0.0.1:9092", "client.id": "foreshard", "log_level": 2} | dict(self.file.kafka)
+        return {"bootstrap.servers": "127.0.0.1:9092", "client.id": "foreshard", "log_level": 2} | dict(
+            self.file.kafka
+        )
 
     @property
     def prefix(self) -> str:

@@ -89,7 +89,9 @@ def _from_end(config: Config, topic: str) -> Consumer:
         _low, high = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=CONFIRM_S)
     except KafkaException as error:
         consumer.close()
-        raise BrokerUnreachableError(f"{topic} cannot be read: {error}; try `foreshard topics check`") from None
+        raise BrokerUnreachableError(
+            f"{topic} cannot be read: {error}; try `foreshard topics check`"
+        ) from None
     consumer.assign([TopicPartition(topic, 0, high)])
     return consumer
 

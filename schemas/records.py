@@ -21,11 +21,16 @@ MAX_SHARDS = 4096
 NAME_PATTERN = r"^[A-Za-z0-9._-]{1,100}$"
 """Names of clusters, routers and events: what Kafka allows in a topic name, and short."""
 
+MOST_COUNT = 2**53 - 1
+"""Counts and offsets: what float64 and every JSON reader hold exactly."""
+
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=MOST_COUNT)]
 Rate = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Capacity = Annotated[float, Field(ge=1e-6, le=1e12)]
+"""Cost units/s. Beyond these bounds sums and quotients of capacities leave the range of a float."""
 Shard = Annotated[int, Field(ge=0, lt=MAX_SHARDS)]
 Segment = tuple[int, int, Name]
 """A half-open range of slots and the cluster that owns it: (0, 64, "c5")."""
@@ -90,6 +95,13 @@ class Counts(BaseModel):
         return self
 
 
+def check_series(counts: Counts, names: list[str]) -> None:
+    """Raises ValueError where a series index of the counts has no name."""
+    most = max(counts.series, default=-1)
+    if most >= len(names):
+        raise ValueError(f"series index {most} has no name: {len(names)} names")
+
+
 class OffsetRange(BaseModel):
     """Offsets `[from_offset, to_offset)` of one ingest partition, forwarded and committed."""
 
@@ -137,9 +149,8 @@ class LoadReport(Record):
     def _check(self) -> Self:
         if self.window_to <= self.window_from:
             raise ValueError(f"window ends at {self.window_to}, not after {self.window_from}")
-        most = max((max(p.forwarded.series, default=-1) for p in self.partitions), default=-1)
-        if most >= len(self.series):
-            raise ValueError(f"series index {most} has no name: {len(self.series)} names")
+        for part in self.partitions:
+            check_series(part.forwarded, self.series)
         return self
 
 
@@ -158,6 +169,11 @@ class LoadHistory(Record):
     """Offsets that this router counted since its previous history record."""
     series: list[str]
     arrivals: Counts
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_series(self.arrivals, self.series)
+        return self
 
 
 LoadRecord = Annotated[LoadReport | LoadHistory, Field(discriminator="kind")]
@@ -188,7 +204,7 @@ class ClusterMetrics(Record):
     throughput_rps: Rate | None = None
     latency_s: Rate | None = None
     latency_estimated: bool = False
-    capacity_cps: Positive | None = None
+    capacity_cps: Capacity | None = None
 
 
 # ---------------------------------------------------------------------------- events
@@ -213,9 +229,9 @@ class Event(Record):
     types: list[str] = []
     keys: list[EventKey] = []
     cluster: Name | None = None
-    uplift: Positive | None = None
+    uplift: Annotated[float, Field(gt=0, le=1000)] | None = None
     """Relative effect: load of the scope is multiplied by this."""
-    requests_per_s: Rate | None = None
+    requests_per_s: Annotated[float, Field(ge=0, le=1e9)] | None = None
     """Absolute effect: requests/s added to the scope, divided equally over its keys or types."""
     capacity_factor: Fraction | None = None
     """Capacity of the cluster is multiplied by this (0.7 = 30 % less)."""
@@ -253,7 +269,7 @@ class Cluster(Record):
     name: Name
     topic: Name
     group: Name
-    capacity_cps: Positive
+    capacity_cps: Capacity
     capacity_guessed: bool = False
     partitions: Annotated[int, Field(ge=1)]
     state: ClusterState = ClusterState.ACTIVE
@@ -277,7 +293,7 @@ class ClusterAdd(CommandBase):
     cluster: Name
     topic: Name
     group: Name
-    capacity_cps: Positive
+    capacity_cps: Capacity
     capacity_guessed: bool = False
 
 
@@ -538,6 +554,8 @@ class BalancerState(Record):
     """(shard, cluster, model time) of each newest arrival of slots at a cluster: the cooldown."""
     moved: list[tuple[Shard, float]] = []
     """(shard, model time) of each shard's last move: the dwell."""
+    joined: list[Shard] = []
+    """Shards whose slots still have to follow a new home."""
     answered: list[Name] = []
     """Ids of the newest commands applied, so that each is applied once."""
     offsets: dict[str, list[tuple[Count, Count]]] = {}

@@ -32,7 +32,8 @@ from schemas.records import (
 from streams import metrics
 from streams.clock import Clock
 from streams.core.keys import KeyRules
-from streams.core.rounds import Out, Rounds, RoundSettings
+from streams.core.round_settings import RoundSettings
+from streams.core.rounds import Out, Rounds
 from streams.feed import Feed, GroupFeed
 from streams.mapping_topic import Letter, MappingWriter
 from streams.progress import Progress, ProgressWatcher

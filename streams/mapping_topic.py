@@ -169,11 +169,13 @@ class MappingWriter:
             }
         )
         self._producer: Producer | None = None
+        self._fenced = ""
+        """Why this producer may never write again; a fenced one would report other errors by and by."""
         self._closed = threading.Event()
 
     def take_over(self) -> None:
         """Fences every older writer and aborts what it left open; then `write` may be called."""
-        self._producer = None
+        self._producer, self._fenced = None, ""
         producer = Producer(self._settings)
         self._again(lambda: producer.init_transactions(ASK_S))
         self._producer = producer
@@ -185,6 +187,8 @@ class MappingWriter:
         transaction had to be aborted five times: then none of the records is visible.
         """
         producer = self._producer
+        if self._fenced:
+            raise FencedError(self._fenced)
         if producer is None:
             raise NotReadyError("the mapping writer has not taken over: call take_over first")
         reason = ""
@@ -207,6 +211,7 @@ class MappingWriter:
 
     def _abort(self, producer: Producer, error: KafkaException) -> None:
         """Aborts the transaction that failed; raises where another attempt cannot help."""
+        self._raise_if_fenced(error)
         self._again(lambda: producer.abort_transaction(ASK_S))
         failed: KafkaError = error.args[0]
         if not failed.txn_requires_abort():
@@ -215,16 +220,15 @@ class MappingWriter:
     def _again(self, call: Callable[[], None]) -> None:
         """Makes a call of the transaction API until it succeeds or fails for good.
 
-        Raises FencedError for a fatal failure, for its producer may never write again (a new one
-        would fence whoever leads by now); KafkaException where the transaction must be aborted.
+        Raises FencedError where this producer may never write again, KafkaException where the
+        transaction must be aborted.
         """
         while True:
             try:
                 call()
             except KafkaException as error:
+                self._raise_if_fenced(error)
                 failed: KafkaError = error.args[0]
-                if failed.fatal() or failed.code() in FENCED:
-                    raise FencedError(f"another balancer has taken over: {failed.str()}") from error
                 if not failed.retriable():
                     raise
                 if self._closed.is_set():
@@ -232,6 +236,16 @@ class MappingWriter:
                 self._closed.wait(BACK_OFF_S / 4)
             else:
                 return
+
+    def _raise_if_fenced(self, error: KafkaException) -> None:
+        """Raises FencedError for a fatal failure: this producer may never write again.
+
+        A new one with the same id could, but it would fence whoever leads by now.
+        """
+        failed: KafkaError = error.args[0]
+        if failed.fatal() or failed.code() in FENCED:
+            self._producer, self._fenced = None, f"another balancer has taken over: {failed.str()}"
+            raise FencedError(self._fenced) from error
 
     def close(self) -> None:
         """Ends a call that waits for a broker; nothing can be written afterwards."""
@@ -248,7 +262,7 @@ def _produce(
 ) -> None:
     while True:
         try:
-            producer.produce(topic, value, key, headers=headers)
+            producer.produce(topic, value, key, headers=[*headers])
         except BufferError:
             producer.poll(0.1)  # the local queue is full: waits until some of it is sent
         else:

@@ -243,6 +243,8 @@ class Reporter:
         self._finder = None if named else ClusterFinder(kafka, prefix, watched.cluster)
         self._lag: GroupLag | None = None
         self._last: Progress | None = None
+        self.registered = self._finder is None
+        """False while the `clusters` topic does not name the cluster: nobody could use its records."""
         self._producer = Producer(kafka | {"acks": "all", "linger.ms": 5, "log_level": 0})
         self.refused = 0
         """Records that the broker did not take."""
@@ -293,6 +295,7 @@ class Reporter:
         found = self._finder.latest() if self._finder is not None else None
         topic = self._watched.topic or (found.topic if found else None)
         group = self._watched.group or (found.group if found else None)
+        self.registered = self._finder is None or found is not None
         if topic is None or group is None:
             return None
         if self._lag is None or (self._lag.topic, self._lag.group) != (topic, group):
@@ -336,7 +339,9 @@ def run_reporter(  # noqa: PLR0913 - one parameter for each option of the comman
         due = last + INTERVAL_S
         while not stop.wait(max(0.0, clock.wall_duration(due - clock.now()))):
             now = clock.now()
-            reporter.send(reporter.report(now, now - last, clock.wall_duration(now - last)))
+            record = reporter.report(now, now - last, clock.wall_duration(now - last))
+            if reporter.registered:
+                reporter.send(record)
             last = now
             due = max(due + INTERVAL_S, now)
     finally:

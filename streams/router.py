@@ -166,12 +166,15 @@ class Router:
         self._transactions = Transactions(
             router_producer(settings.kafka, settings.transactional_id), self._stopping
         )
-        self._consumer = Consumer(router_consumer(settings.kafka, settings.group))
+        consumer = router_consumer(settings.kafka, settings.group)
+        self._consumer = Consumer(consumer)
         tally = Tally(settings.instance, self._rules.series, self._rules.shards, STEP_S)
         self._reporter = LoadReporter(
             settings.kafka, settings.prefix, tally, self._clock, self._lag, self._on_failure
         )
-        self._ownership = Ownership(self._consumer, settings.ingest, self._reporter.begin)
+        self._ownership = Ownership(
+            self._consumer, Consumer(consumer), settings.ingest, self._reporter.begin
+        )
         self._thread.start()
 
     def stop(self) -> bool:

@@ -1,7 +1,8 @@
 """Which ingest partitions a router owns, and how it takes one over. A rebuild is the same thing again.
 
 An assigned partition is paused. Its committed offset and the note beside it are read in a thread of
-their own (an offset of an open transaction makes that wait); when the mapping has reached the newest
+their own (an offset of an open transaction makes that wait), through a consumer of their own: asking
+the one that is being polled by another thread never returns. When the mapping has reached the newest
 version that the predecessor used, the partition is sought to the committed offset and resumed.
 """
 
@@ -37,8 +38,12 @@ class _Waiting:
 class Ownership:
     """The ingest partitions of one router. All methods are called by the router's thread."""
 
-    def __init__(self, consumer: Consumer, topic: str, started: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, consumer: Consumer, asking: Consumer, topic: str, started: Callable[[int, int], None]
+    ) -> None:
         self._consumer = consumer
+        self._asking = asking
+        """Of the same group, never subscribed: only asked for what is committed."""
         self._topic = topic
         self._started = started
         """Told (partition, offset) when reading begins."""
@@ -150,7 +155,7 @@ class Ownership:
         for group in groups:
             try:
                 places = [self._place(partition) for partition in group]
-                for place in self._consumer.committed(places, ALONE_S if alone else LOOKUP_S):
+                for place in self._asking.committed(places, ALONE_S if alone else LOOKUP_S):
                     if place.error is None:
                         offset = place.offset if place.offset >= 0 else self._first(place)
                         found[place.partition] = (offset, decode_note(place.metadata))
@@ -160,7 +165,7 @@ class Ownership:
 
     def _first(self, place: TopicPartition) -> int:
         """Returns the first offset of a partition that has no committed one."""
-        low, _high = self._consumer.get_watermark_offsets(place, LOOKUP_S)
+        low, _high = self._asking.get_watermark_offsets(place, LOOKUP_S)
         return int(low)
 
     def _place(self, partition: int) -> TopicPartition:

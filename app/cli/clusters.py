@@ -71,7 +71,14 @@ def list_clusters(config_path: Path | None, as_json: bool) -> None:
         print_json([cluster.model_dump(mode="json", by_alias=True) for cluster in found])
         return
     rows = [
-        (c.name, c.state.value, f"{c.capacity_cps:g}{' (guess)' * c.capacity_guessed}", c.topic, c.partitions, c.group)
+        (
+            c.name,
+            c.state.value,
+            f"{c.capacity_cps:g}{' (guess)' * c.capacity_guessed}",
+            c.topic,
+            c.partitions,
+            c.group,
+        )
         for c in found
     ]
     print_table(["cluster", "state", "capacity/s>", "topic", "partitions>", "group"], rows)

@@ -22,7 +22,12 @@ def check(config_path: Path | None, as_json: bool) -> None:
     found = read_config(config_path)
     rules = found.rules
     if as_json:
-        shown = {"ok": True, "shards": rules.shards, "types": list(rules.series), "rules_hash": rules.rules_hash()}
+        shown = {
+            "ok": True,
+            "shards": rules.shards,
+            "types": list(rules.series),
+            "rules_hash": rules.rules_hash(),
+        }
         print_json(shown)
         return
     where = found.path or "defaults and environment"

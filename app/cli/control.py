@@ -38,7 +38,9 @@ def mode(mode: str, config_path: Path | None, wait: bool) -> None:
     """Let the balancer act (auto), or only decide and write down (observe)."""
     config = read_config(config_path)
     now = config.clock.now()
-    say(config, SetMode(id=operators.new_id("mode"), at=now, by=getpass.getuser(), mode=Mode(mode)), wait=wait)
+    say(
+        config, SetMode(id=operators.new_id("mode"), at=now, by=getpass.getuser(), mode=Mode(mode)), wait=wait
+    )
 
 
 @click.command()

@@ -25,7 +25,9 @@ def events() -> None:
 def _key(text: str) -> EventKey:
     kind, colon, values = text.partition(":")
     if not colon or not values:
-        raise InvalidRecordError(f"{text!r} names no key; write TYPE:VALUE, or TYPE:VALUE,VALUE for several fields")
+        raise InvalidRecordError(
+            f"{text!r} names no key; write TYPE:VALUE, or TYPE:VALUE,VALUE for several fields"
+        )
     return EventKey(type=kind, values=list(values.split(",")))
 
 
@@ -87,7 +89,8 @@ def list_events(config_path: Path | None, as_json: bool) -> None:
         print_json([event.model_dump(mode="json", by_alias=True) for event in found])
         return
     rows = [
-        (e.id, e.kind, operators.shown_time(e.start), operators.shown_time(e.end), _scope(e), _effect(e)) for e in found
+        (e.id, e.kind, operators.shown_time(e.start), operators.shown_time(e.end), _scope(e), _effect(e))
+        for e in found
     ]
     print_table(["event", "kind", "start", "end", "scope", "effect"], rows)
 

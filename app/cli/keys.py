@@ -45,6 +45,8 @@ def shard(values: tuple[str, ...], type_name: str | None, config_path: Path | No
     config = read_config(config_path)
     name, number, slot = place(config, type_name, values)
     if as_json:
-        print_json({"type": name, "values": list(values), "shard": number, "slot": slot % SLOTS, "global_slot": slot})
+        print_json(
+            {"type": name, "values": list(values), "shard": number, "slot": slot % SLOTS, "global_slot": slot}
+        )
     else:
         click.echo(f"shard {number} of {config.rules.shards}, slot {slot % SLOTS} of {SLOTS}")

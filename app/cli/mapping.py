@@ -40,10 +40,17 @@ def show(config_path: Path | None, as_json: bool) -> None:
     slots = np.bincount(snapshot.owners, minlength=len(snapshot.names))
     homes = [record.home for record in snapshot.records]
     rows = [
-        (name, snapshot.clusters[name].state.value, homes.count(name), f"{100 * slots[i] / slots.sum():.1f} %")
+        (
+            name,
+            snapshot.clusters[name].state.value,
+            homes.count(name),
+            f"{100 * slots[i] / slots.sum():.1f} %",
+        )
         for i, name in enumerate(snapshot.names)
     ]
-    title = f"mapping {snapshot.epoch}.{snapshot.version}: {snapshot.shards} shards, {len(away)} with slots away"
+    title = (
+        f"mapping {snapshot.epoch}.{snapshot.version}: {snapshot.shards} shards, {len(away)} with slots away"
+    )
     print_table(["cluster", "state", "home of>", "slots>"], rows, title=title)
     if away:
         print_table(["shard>", "home", "segments", "since plan", "why"], [_away(record) for record in away])

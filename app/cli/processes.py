@@ -21,10 +21,19 @@ def _port(base: int, offset: int) -> int:
 @click.option("--index", type=click.IntRange(0), default=0, help="Number of this router on this host.")
 def router(config_path: Path | None, index: int) -> None:
     """Run a router: reads requests, forwards them to the cluster that the mapping names."""
-    from app.router import run_router
+    from app.host import run_router
+    from streams.router import RouterSettings
 
     config = read_config(config_path)
-    sys.exit(run_router(config, index, _port(config.file.web.port, 1 + index)))
+    settings = RouterSettings(
+        kafka=config.kafka,
+        prefix=config.prefix,
+        ingest=config.ingest,
+        group=config.file.router.group,
+        instance=config.instance("router", index),
+    )
+    port = _port(config.file.web.port, 1 + index)
+    sys.exit(run_router(settings=settings, rules=config.rules, clock=config.clock, web_port=port))
 
 
 @click.command()
@@ -71,14 +80,16 @@ def reporter(
 
 
 @click.command()
-@click.option("--seconds", type=click.IntRange(10), default=120, show_default=True, help="Wall time per pass.")
+@click.option(
+    "--seconds", type=click.IntRange(10), default=120, show_default=True, help="Wall time per pass."
+)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here.")
 @click.option("--trace", type=click.Path(path_type=Path, exists=True), help="Replay this request log.")
 @click.option("--columns", help="Names of the log's columns: time,type,key.")
 @click.option("--from", "window_from", help="Begin of the log's window [default: the busiest].")
 @click.option("--keep", is_flag=True, help="Keep the broker and all files, and say where.")
 @click.option("--time-scale", type=click.FloatRange(1), default=10.0, show_default=True)
-@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--seed", type=int, help="Seed of the traffic [default: 72].")
 def demo(
     seconds: int,
     json_path: Path | None,
@@ -87,10 +98,11 @@ def demo(
     window_from: str | None,
     keep: bool,
     time_scale: float,
-    seed: int,
+    seed: int | None,
 ) -> None:
     """Route a real load on a real broker, balanced and then only observed, and report both."""
     from app.demo.run import run_demo
+    from app.demo.traffic import DEFAULT_SEED
 
     sys.exit(
         run_demo(
@@ -101,7 +113,7 @@ def demo(
             window_from=window_from,
             keep=keep,
             time_scale=time_scale,
-            seed=seed,
+            seed=DEFAULT_SEED if seed is None else seed,
         )
     )
 

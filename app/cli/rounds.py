@@ -35,9 +35,7 @@ def list_rounds(newest: int, plans: bool, config_path: Path | None, as_json: boo
     if as_json:
         print_json([decision.model_dump(mode="json", by_alias=True) for decision in found])
         return
-    rows = [
-        (d.id, operators.shown_time(d.at), d.mode.value, _outcome(d), d.version, d.detail) for d in found
-    ]
+    rows = [(d.id, operators.shown_time(d.at), d.mode.value, _outcome(d), d.version, d.detail) for d in found]
     print_table(["round", "time", "mode", "outcome", "version>", "why"], rows)
 
 
@@ -90,4 +88,6 @@ def _details(decision: Decision) -> None:
         ]
         print_table(["shard>", "from", "to", "slots>", "load/s>", "why"], moves)
     for stuck in decision.stuck:
-        click.echo(f"{stuck.cluster} is stuck: {stuck.reason.value}, short by {stuck.short_cps:.1f} cost units/s")
+        click.echo(
+            f"{stuck.cluster} is stuck: {stuck.reason.value}, short by {stuck.short_cps:.1f} cost units/s"
+        )

@@ -23,7 +23,7 @@ from app.demo.producer import prepare, read_progress
 from app.demo.report import Outcome
 from app.demo.settings import INGEST_PARTITIONS, ROUTERS, PassClock, PassNames, write_config
 from app.demo.traffic import STEP_S, Traffic
-from schemas.errors import NotReadyError, TopicError
+from schemas.errors import HEADER_SOURCE, NotReadyError, TopicError
 from schemas.records import ClusterAdd, Decision, Mode, SetMode, decision_record
 from schemas.topics import COMMANDS, DEAD_LETTER, DECISIONS, EVENTS
 from streams.tables import read_table
@@ -221,7 +221,7 @@ class OnePass:
         return Outcome(
             rows={name: read_rows(self._rows_file(name)) for name in self.capacity_cps},
             decisions=self.decisions,
-            dead_letters=len(read_table(config.kafka, config.topic(DEAD_LETTER))),
+            dead_letters=self._dead_letters(config),
             begin=begin,
             seconds=self.seconds,
             capacity={name: value * self.time_scale for name, value in self.capacity_cps.items()},
@@ -230,6 +230,13 @@ class OnePass:
             late_max_s=progress.late_max_s,
             not_delivered=len(self.traffic) - progress.delivered,
         )
+
+    def _dead_letters(self, config: Config) -> int:
+        """Returns how many requests are dead letters; control records may be there too."""
+        source = f"{self.names.ingest}[".encode()
+        found = read_table(config.kafka, config.topic(DEAD_LETTER))
+        headers: list[dict[str, Any]] = [dict(message.headers() or []) for message in found]
+        return sum((items.get(HEADER_SOURCE) or b"").startswith(source) for items in headers)
 
     def _rows_file(self, cluster: str) -> Path:
         return self.folder / f"{cluster}.rows"

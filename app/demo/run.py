@@ -144,7 +144,8 @@ def _pass(
     began = time.monotonic()
 
     def say(text: str) -> None:
-        console.print(f"[{mode.value:>7} {time.monotonic() - began:4.0f} s] {text}", markup=False)
+        stamp = f"[{mode.value:>7} {time.monotonic() - began:4.0f} s]"
+        console.print(stamp, text, markup=False, soft_wrap=True)
 
     settings = {"bootstrap.servers": kafka.bootstrap}
     return OnePass(settings, traffic, capacity, time_scale, mode, folder / mode.value, say)

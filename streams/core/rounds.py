@@ -42,7 +42,8 @@ from streams.core.keys import KeyRules
 from streams.core.load import LoadBook, StepBook
 from streams.core.mapping import Snapshot, SnapshotBuilder, apply_moves, first_mapping, homes
 from streams.core.outlook import COLUMNS, STEP_S, Demand, Outlook
-from streams.core.planner import ClusterInput, Plan, PlanInput, PlannerSettings, plan
+from streams.core.planner import ClusterInput, Plan, PlanInput, plan
+from streams.core.round_settings import RoundSettings
 
 SHARES_EVERY = 10
 """Shares are saved every 10 rounds: 100 s of an EWMA with a memory of 10 minutes."""
@@ -50,15 +51,6 @@ REMEMBERED_COMMANDS = 1000
 """Ids of commands kept so that a command read twice is applied once."""
 META_KEY = "meta"
 STATE_KEY = "balancer:state"
-
-
-@dataclass(frozen=True)
-class RoundSettings:
-    """Settings of a round; durations in seconds of model time."""
-
-    planner: PlannerSettings
-    round_s: float = 10.0
-    latency_objective_s: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -196,6 +196,12 @@ class Site:
         ours = {"bootstrap.servers": self.bootstrap, "log_level": 2, "enable.idempotence": True}
         return Producer(ours | settings)
 
+    def group_consumer(self, group: str) -> Consumer:
+        """Returns a consumer of a group of the site, subscribed to nothing."""
+        return Consumer(
+            {"bootstrap.servers": self.bootstrap, "group.id": self.prefix + group, "log_level": 2}
+        )
+
     def reader(self) -> Reader:
         """Returns an independent reader of all cluster topics and the dead-letter topic."""
         return Reader(self)
@@ -251,6 +257,18 @@ class Reader:
         seen = self.sequences()
         lost, repeated = count - len(set(seen) & set(range(count))), len(seen) - len(set(seen))
         assert (lost, repeated) == (0, 0), f"lost {lost}, repeated {repeated} of {count}"
+
+
+def listed(message: Message) -> list[tuple[str, str | bytes | None]]:
+    """Returns a record's headers in their order."""
+    headers = message.headers()
+    assert not isinstance(headers, dict)
+    return headers or []
+
+
+def headers_of(message: Message) -> dict[str, bytes]:
+    """Returns a record's headers that have a value, by name."""
+    return {name: value for name, value in listed(message) if isinstance(value, bytes)}
 
 
 def request(sequence: int, user: int | None = None) -> dict[str, Any]:

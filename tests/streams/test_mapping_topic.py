@@ -187,7 +187,7 @@ WHOLE = {
 def test_bad_record_is_refused_and_later_plans_apply(
     mapping: Fixture, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is counted and logged once, its plan is refused with it, the old snapshot stays; the next applies."""
+    """It is counted, logged once and spoils its plan; the old snapshot stays and the next plan applies."""
     text = BAD_RECORDS[what]
     if len(text) > 1:
         text = json.dumps(WHOLE | json.loads(text))

@@ -54,7 +54,12 @@ def commit(client: dict[str, str], group: str, topic: str, offsets: list[int]) -
 
 @pytest.fixture
 def lag(client: dict[str, str], prefix: str) -> Iterator[GroupLag]:
+    """A reader whose broker has its group coordinator ready: a fresh one takes a few seconds."""
     reader = GroupLag(dict(client), prefix + "requests.a", prefix + "group")
+    for _ in range(20):
+        if reader.read(0.0) is not None:
+            break
+        threading.Event().wait(0.2)
     yield reader
     reader.close()
 
@@ -84,7 +89,9 @@ def test_an_open_transaction_is_not_waiting_yet(client: dict[str, str], prefix: 
 
 
 @pytest.mark.broker
-def test_throughput_and_latency_follow_the_commits(client: dict[str, str], prefix: str) -> None:
+def test_throughput_and_latency_follow_the_commits(
+    client: dict[str, str], prefix: str, lag: GroupLag
+) -> None:
     """20 requests in 10 s of model time are 2 a second; 10 waiting then take 5 s."""
     watched = Watched("a", "a-0", os.getpid(), 7.5, prefix + "requests.a", prefix + "group")
     reporter = Reporter(dict(client), prefix, watched)
@@ -170,14 +177,15 @@ def test_an_outage_costs_reports_not_the_process(prefix: str) -> None:
         make_topics(broker.bootstrap, prefix)
         watched = Watched("a", "a-0", os.getpid(), None, prefix + "requests.a", prefix + "group")
         reporter = Reporter(dict(client), prefix, watched)
-        assert reporter.report(1.0, 10.0, 1.0).queue_depth == 0
+        before = [reporter.report(1.0 + n, 1.0, 0.1).queue_depth for n in range(5)]
+        assert before[-1] == 0
         broker.kill()
-        away = reporter.report(2.0, 10.0, 1.0)
+        away = reporter.report(8.0, 1.0, 0.1)
         reporter.send(away)
         assert away.queue_depth is None
         assert away.cpu is not None
         broker.restart()
-        found = [reporter.report(3.0 + n, 1.0, 0.1).queue_depth for n in range(5)]
+        found = [reporter.report(9.0 + n, 1.0, 0.1).queue_depth for n in range(5)]
         reporter.close()
     assert found[-1] == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import random
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from app.local_kafka import LocalKafka
@@ -21,7 +22,16 @@ from schemas.records import LoadHistory, LoadReport, Move, Reason, load_record
 from streams.core.keys import KeyReader, locate
 from streams.core.mapping import ranges, slots_of
 from streams.core.offset_note import decode_note
-from tests.streams.router_kit import CLUSTER_PARTITIONS, INGEST_PARTITIONS, Site, request, site_on, wait_for
+from tests.streams.router_kit import (
+    CLUSTER_PARTITIONS,
+    INGEST_PARTITIONS,
+    Site,
+    headers_of,
+    listed,
+    request,
+    site_on,
+    wait_for,
+)
 from tests.streams.router_process import rules
 
 LIMIT = 20_000
@@ -46,7 +56,7 @@ def test_value_key_headers_and_timestamp_pass_byte_for_byte(site: Site) -> None:
     """A forwarded record is the ingest record with three headers more, at its slot's owner and partition."""
     router = site.router()
     value = b'{"type": "update",\t"user":{"id":"\xc3\xa4"}, "seq":1.50}'
-    headers = [("trace", b"\x00\xff"), ("trace", b"2"), ("nothing", None), ("type", b"update")]
+    headers: Headers = [("trace", b"\x00\xff"), ("trace", b"2"), ("nothing", None), ("type", b"update")]
     producer = site.producer()
     producer.produce(site.ingest, value, b"\x00key", timestamp=1_700_000_000_123, headers=headers)
     producer.produce(site.ingest, value, None, timestamp=1_700_000_000_124)
@@ -56,7 +66,7 @@ def test_value_key_headers_and_timestamp_pass_byte_for_byte(site: Site) -> None:
     reader.until(3)
     first, second, third = sorted(reader.forwarded, key=lambda message: message.timestamp()[1])
     assert (first.value(), first.key(), first.timestamp()[1]) == (value, b"\x00key", 1_700_000_000_123)
-    assert first.headers()[:4] == headers
+    assert listed(first)[:4] == headers
     assert (second.key(), third.value(), third.key()) == (None, None, b"k")
     assert site.snapshot is not None
     shard, slot = locate(rules(), "update", ["\u00e4"])
@@ -65,22 +75,22 @@ def test_value_key_headers_and_timestamp_pass_byte_for_byte(site: Site) -> None:
         ("foreshard-type", b"update"),
         ("foreshard-mapping", b"1.1"),
     ]
-    assert (first.headers()[4:], second.headers()) == (added, added)
+    assert (listed(first)[4:], listed(second)) == (added, added)
     assert first.topic() == site.topic(site.snapshot.owner(slot))
     assert first.partition() == slot % CLUSTER_PARTITIONS
     assert router.stop() < 5
 
 
 BAD = {
-    "not-json": (b"{", []),
-    "empty-value": (b"", []),
-    "type-not-text": (b'{"type": 3, "user": {"id": 1}}', []),
-    "key-not-scalar": (b'{"type": "update", "user": {"id": [1]}}', []),
-    "key-missing": (b'{"type": "update", "user": 1}', []),
-    "type-unknown": (b'{"type": "delete", "user": {"id": 1}}', []),
-    "type-missing": (b'{"user": {"id": 1}}', []),
-    "nested-too-deep": (b'{"type": "update", "user": {"id": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}", []),
-    "not-utf8": (b'{"type": "update", "user": {"id": "\xff"}}', []),
+    "not-json": b"{",
+    "empty-value": b"",
+    "type-not-text": b'{"type": 3, "user": {"id": 1}}',
+    "key-not-scalar": b'{"type": "update", "user": {"id": [1]}}',
+    "key-missing": b'{"type": "update", "user": 1}',
+    "type-unknown": b'{"type": "delete", "user": {"id": 1}}',
+    "type-missing": b'{"user": {"id": 1}}',
+    "nested-too-deep": b'{"type": "update", "user": {"id": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+    "not-utf8": b'{"type": "update", "user": {"id": "\xff"}}',
 }
 
 
@@ -88,21 +98,24 @@ def test_each_bad_request_becomes_a_dead_letter_while_good_ones_flow(site: Site)
     """Dead letters keep value, key and headers, and say code, reason and source."""
     router = site.router()
     producer = site.producer()
-    for number, (value, _) in enumerate(BAD.values()):
+    for number, value in enumerate(BAD.values()):
         producer.produce(site.ingest, **request(number))
         producer.produce(site.ingest, value, b"bad", 1, headers=[("own", b"1")])
     producer.flush()
     reader = site.reader()
     reader.until(2 * len(BAD))
     reader.check_exactly_once(len(BAD))
-    found = {dict(message.headers())[HEADER_ERROR].decode(): message for message in reader.dead}
+    found = {headers_of(message)[HEADER_ERROR].decode(): message for message in reader.dead}
     assert sorted(found) == sorted(BAD)
     for code, message in found.items():
-        headers = dict(message.headers())
-        assert (message.value(), message.key(), headers["own"]) == (BAD[code][0], b"bad", b"1")
+        headers = headers_of(message)
+        assert (message.value(), message.key(), headers["own"]) == (BAD[code], b"bad", b"1")
         assert headers[HEADER_REASON]
         assert headers[HEADER_SOURCE].startswith(f"{site.ingest}[1]@".encode())
     router.stop()
+
+
+Headers = list[tuple[str, str | bytes | None]]
 
 
 def varint(number: int) -> int:
@@ -110,10 +123,10 @@ def varint(number: int) -> int:
     return max(1, -(-(2 * number).bit_length() // 7))
 
 
-def batch_bytes(key: bytes, value: bytes, headers: list[tuple[str, bytes]]) -> int:
+def batch_bytes(key: bytes, value: bytes, headers: Headers) -> int:
     """Returns the bytes of a record batch (format 2) with this one record."""
     body = 1 + 1 + 1 + varint(len(key)) + len(key) + varint(len(value)) + len(value) + varint(len(headers))
-    body += sum(varint(len(n)) + len(n) + varint(len(v)) + len(v) for n, v in headers)
+    body += sum(varint(len(n)) + len(n) + varint(len(v)) + len(v) for n, v in headers if v is not None)
     return 61 + varint(body) + body
 
 
@@ -125,11 +138,12 @@ def limit_size(site: Site, topic: str, limit: int) -> None:
     admin.incremental_alter_configs([resource])[resource].result(10)
 
 
-def sized(site: Site, size: int, number: int) -> tuple[bytes, bytes, list[tuple[str, bytes]]]:
+def sized(site: Site, size: int, number: int) -> tuple[bytes, bytes, Headers]:
     """Returns (value, key, headers) of a request that makes a batch of `size` bytes when forwarded."""
-    key, headers = b"k%d" % number, [("type", b"read"), ("tenant", b"t")]
+    key = b"k%d" % number
+    headers: Headers = [("type", b"read"), ("tenant", b"t")]
     shard, _ = locate(rules(), "read", ["t", key.decode()])
-    added = [
+    added: Headers = [
         ("foreshard-shard", b"%d" % shard),
         ("foreshard-type", b"read"),
         ("foreshard-mapping", b"1.1"),
@@ -164,7 +178,7 @@ def test_one_record_over_a_topics_limit_is_found_and_stops_nothing(site: Site) -
     seen = reader.sequences()
     assert sorted(seen) == [number for number in range(600) if number != 400]
     (letter,) = reader.dead
-    assert (letter.key(), dict(letter.headers())[HEADER_ERROR]) == (b"k400", b"too-large")
+    assert (letter.key(), headers_of(letter)[HEADER_ERROR]) == (b"k400", b"too-large")
     assert letter.value() == sized(site, LIMIT + 1, 400)[0]
     assert router.ready() == (True, "ok")
     router.stop()
@@ -184,7 +198,7 @@ def test_value_that_fits_nowhere_leaves_a_dead_letter_without_it(site: Site) -> 
     reader = site.reader()
     reader.until(2, 60)
     (letter,) = reader.dead
-    assert (letter.value(), letter.key(), dict(letter.headers())["tenant"]) == (None, key, b"t")
+    assert (letter.value(), letter.key(), headers_of(letter)["tenant"]) == (None, key, b"t")
     assert reader.sequences() == [8]
     router.stop()
 
@@ -215,7 +229,8 @@ def test_mapping_of_other_key_rules_ends_the_router_with_the_reason(empty_site: 
     producer.flush()
     process, errors = empty_site.launch()
     assert process.wait(30) == RulesMismatchError.exit_status
-    assert "rules-mismatch: the mapping 1.1 was made with 32 shards and rules hash 000000000000" in errors.read_text()
+    text = errors.read_text()
+    assert "rules-mismatch: the mapping 1.1 was made with 32 shards and rules hash 000000000000" in text
     assert not empty_site.reader().forwarded
 
 
@@ -278,9 +293,7 @@ def test_sigterm_in_mid_stream_loses_and_repeats_nothing_within_five_seconds(sit
 
 def check_reports_join_up(site: Site, count: int) -> None:
     """Fails unless reports and history each cover every committed offset once and count every request."""
-    consumer = Consumer(
-        {"bootstrap.servers": site.bootstrap, "group.id": f"{site.prefix}load-reader", "log_level": 2}
-    )
+    consumer = site.group_consumer("load-reader")
     consumer.assign([TopicPartition(site.prefix + "load", 0, 0)])
     records = [load_record(message.value()) for message in consumer.consume(1_000, 3.0)]
     spans: dict[str, dict[int, list[tuple[int, int]]]] = {k: defaultdict(list) for k in ("report", "history")}
@@ -301,7 +314,7 @@ def check_reports_join_up(site: Site, count: int) -> None:
     for by_partition in spans.values():
         for ordered in map(sorted, by_partition.values()):
             assert ordered[0][0] == 0
-            assert all(before[1] == after[0] for before, after in zip(ordered, ordered[1:], strict=False))
+            assert all(before[1] == after[0] for before, after in itertools.pairwise(ordered))
 
 
 def test_new_mapping_takes_effect_and_the_note_says_so(site: Site) -> None:
@@ -312,14 +325,16 @@ def test_new_mapping_takes_effect_and_the_note_says_so(site: Site) -> None:
     record = site.snapshot.records[shard]
     target = next(name for name in site.clusters if name != record.home)
     slots = ranges(slots_of(record.segments, record.home))
-    move = Move(shard=shard, source=record.home, target=target, slots=slots, load_cps=1.0, reason=Reason.DRAIN)
+    move = Move(
+        shard=shard, source=record.home, target=target, slots=slots, load_cps=1.0, reason=Reason.DRAIN
+    )
     producer = site.producer()
     producer.produce(site.ingest, **request(0, user=5))
     producer.flush()
     reader = site.reader()
     reader.until(1)
     site.write_moves([move])
-    watcher = Consumer({"bootstrap.servers": site.bootstrap, "group.id": site.prefix + "router", "log_level": 2})
+    watcher = site.group_consumer("router")
     places = [TopicPartition(site.ingest, partition) for partition in range(INGEST_PARTITIONS)]
 
     def versions() -> list[int]:
@@ -331,7 +346,7 @@ def test_new_mapping_takes_effect_and_the_note_says_so(site: Site) -> None:
     producer.flush()
     reader.until(2)
     assert [message.topic() for message in reader.forwarded] == [site.topic(record.home), site.topic(target)]
-    assert dict(reader.forwarded[1].headers())["foreshard-mapping"] == b"1.2"
+    assert headers_of(reader.forwarded[1])["foreshard-mapping"] == b"1.2"
     router.stop()
 
 

@@ -1,0 +1,16 @@
+"""Settings of a round, apart from its code: the configuration reads them without loading a forecaster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streams.core.planner import PlannerSettings
+
+
+@dataclass(frozen=True)
+class RoundSettings:
+    """Settings of a round; durations in seconds of model time."""
+
+    planner: PlannerSettings
+    round_s: float = 10.0
+    latency_objective_s: float = 1.0
