@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from importlib.resources import files
 
@@ -72,11 +73,12 @@ def run_balancer(config: Config, web_port: int) -> int:
     add_route(app, "/", page)
 
     async def on_start() -> None:
-        balancer.start({name: hand.put for name, hand in hands.items()})
-        print(f"balancer: web on http://{app.web_host}:{_port(app.web_address)}", flush=True)
+        sys.stdout.write(f"balancer: web on http://{app.web_host}:{_port(app.web_address)}\n")
+        sys.stdout.flush()
+        await balancer.start({name: hand.put for name, hand in hands.items()})
 
     async def on_stop() -> None:
-        balancer.stop()
+        await balancer.stop()
 
     return run_hosted(app, on_start=on_start, on_stop=on_stop)
 

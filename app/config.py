@@ -7,165 +7,34 @@ Order of precedence: `FORESHARD_...` environment variables, then the TOML file, 
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from confluent_kafka import KafkaException, Producer
+from pydantic import ValidationError
 
+from app.config_places import Option, Places
+from app.config_sections import File, RequestTypeRule
 from schemas import topics
 from schemas.errors import ConfigError
-from schemas.records import MAX_SHARDS, NAME_PATTERN
 from streams.clock import Clock
-from streams.core.keys import KeyField, KeyRules, RequestType, parse_field
-from streams.core.planner import PlannerSettings
+from streams.core.keys import KeyRules
 from streams.core.round_settings import RoundSettings
 from streams.kafka_settings import refuse_reserved
 
+NOT_CREATED = "Failed to create producer"
+"""How librdkafka begins what it says of properties that do not go together."""
 DEFAULT_FILE = Path("foreshard.toml")
 ENV_PREFIX = "FORESHARD_"
 ENV_FILE = "FORESHARD_CONFIG"
-
-Seconds = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-
-
-class Section(BaseModel):
-    """A table of the file: unknown options are mistakes, values never change."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Topics(Section):
-    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = "foreshard."
-    ingest: Annotated[str, Field(pattern=NAME_PATTERN)] = topics.REQUESTS
-    replication_factor: Annotated[int, Field(ge=1)] = 3
-    cluster_partitions: Annotated[int, Field(ge=1)] = topics.CLUSTER_PARTITIONS
-    partitions: dict[str, Annotated[int, Field(ge=1)]] = {}
-    retention_days: Annotated[float, Field(gt=0)] = 28
-
-    @field_validator("partitions")
-    @classmethod
-    def _known(cls, value: dict[str, int]) -> dict[str, int]:
-        fixed = {spec.name for spec in topics.OWN_TOPICS if spec.partitions == 1}
-        free = {spec.name for spec in topics.OWN_TOPICS} - fixed
-        wrong = sorted(set(value) - free)
-        if wrong:
-            raise ValueError(f"{wrong} cannot be set; topics whose partitions can be: {sorted(free)}")
-        return value
-
-
-class Sharding(Section):
-    shards: Annotated[int, Field(ge=1, le=MAX_SHARDS)] = 256
-    type_from: list[str] = ["header:type", "json:type"]
-
-    @field_validator("type_from")
-    @classmethod
-    def _fields(cls, value: list[str]) -> list[str]:
-        for text in value:
-            parse_field(text)
-        if not value:
-            raise ValueError("needs at least one place, such as header:type")
-        return value
-
-
-class RequestTypeRule(Section):
-    name: Annotated[str, Field(min_length=1)]
-    key: Annotated[list[str], Field(min_length=1)]
-    keyspace: str = ""
-    order: Literal["key", "none"] = "key"
-    missing: Literal["dead-letter", "empty"] = "dead-letter"
-    cost: Annotated[float, Field(gt=0)] = 1.0
-
-    @field_validator("key")
-    @classmethod
-    def _fields(cls, value: list[str]) -> list[str]:
-        for text in value:
-            parse_field(text)
-        return value
-
-
-class ClockSection(Section):
-    start: float = 0.0
-    t0: float = 0.0
-    time_scale: Annotated[float, Field(gt=0)] = 1.0
-
-
-class RouterSection(Section):
-    group: Annotated[str, Field(pattern=NAME_PATTERN)] = "foreshard-router"
-    instance: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = ""
-    guarantee: Literal["exactly-once"] = "exactly-once"
-
-
-class BalancerSection(Section):
-    """Times in seconds of model time; loads in cost units/s; `_share`s are fractions."""
-
-    round_s: Seconds = 10
-    latency_objective_s: Seconds = 1.0
-    band: Share = 0.15
-    minband: Share = 0.05
-    floor: Share = 0.78
-    ceil: Share = 0.93
-    damp: Share = 0.5
-    margin: Share = 0.04
-    retfloor: Share = 0.68
-    backlog_clear_s: Seconds = 60
-    budget: Share = 0.09
-    max_moves: Annotated[int, Field(ge=1)] = 16
-    max_returns: Annotated[int, Field(ge=0)] = 16
-    cooldown_s: Annotated[float, Field(ge=0)] = 90
-    dwell_s: Annotated[float, Field(ge=0)] = 900
-    max_targets: Annotated[int, Field(ge=1)] = 4
-    min_load: Share = 0.002
-
-    @model_validator(mode="after")
-    def _ordered(self) -> BalancerSection:
-        if self.floor > self.ceil:
-            raise ValueError(f"floor {self.floor} is above ceil {self.ceil}")
-        return self
-
-
-class Web(Section):
-    port: Port = 6066
-    """Base port: the balancer takes it, router I takes port + 1 + I. 0 = a free one, printed."""
-
-
-class File(Section):
-    """The whole file, as written."""
-
-    kafka: dict[str, str | int | float | bool] = {}
-    topics: Topics = Topics()
-    sharding: Sharding = Sharding()
-    request_types: list[RequestTypeRule] = [RequestTypeRule(name="*", key=["key"])]
-    clock: ClockSection = ClockSection()
-    router: RouterSection = RouterSection()
-    balancer: BalancerSection = BalancerSection()
-    web: Web = Web()
-
-    @field_validator("kafka")
-    @classmethod
-    def _not_reserved(cls, value: dict[str, Any]) -> dict[str, Any]:
-        mistakes = refuse_reserved(value)
-        if mistakes:
-            raise ValueError("; ".join(mistakes))
-        return value
-
-    @field_validator("request_types")
-    @classmethod
-    def _unique(cls, value: list[RequestTypeRule]) -> list[RequestTypeRule]:
-        names = [rule.name for rule in value]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"request types named twice: {twice}")
-        if not names:
-            raise ValueError('needs at least one request type; name = "*" takes every other type')
-        return value
+ENV_BOOTSTRAP = "FORESHARD_BOOTSTRAP"
 
 
 class Config:
@@ -196,11 +65,7 @@ class Config:
 
     @cached_property
     def rules(self) -> KeyRules:
-        return KeyRules(
-            shards=self.file.sharding.shards,
-            type_from=tuple(parse_field(text) for text in self.file.sharding.type_from),
-            types=tuple(_request_type(rule) for rule in self.file.request_types),
-        )
+        return self.file.rules()
 
     @cached_property
     def clock(self) -> Clock:
@@ -210,10 +75,8 @@ class Config:
     @cached_property
     def rounds(self) -> RoundSettings:
         section = self.file.balancer
-        names = PlannerSettings.__dataclass_fields__
-        planner = PlannerSettings(**{name: getattr(section, name) for name in names})
         return RoundSettings(
-            planner=planner,
+            planner=section.planner(),
             round_s=section.round_s,
             latency_objective_s=section.latency_objective_s * self.clock.time_scale,
         )
@@ -224,22 +87,11 @@ class Config:
         return f"{name}-{role}-{index}"
 
 
-def _request_type(rule: RequestTypeRule) -> RequestType:
-    fields: tuple[KeyField, ...] = tuple(parse_field(text) for text in rule.key)
-    return RequestType(
-        name=rule.name,
-        key=fields,
-        keyspace=rule.keyspace,
-        order=rule.order,
-        missing=rule.missing,
-        cost=rule.cost,
-    )
-
-
 def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> Config:
     """Returns the configuration; raises ConfigError listing every mistake with file and line."""
     environment = os.environ if environment is None else environment
-    chosen = path or (Path(environment[ENV_FILE]) if ENV_FILE in environment else None)
+    named = environment.get(ENV_FILE)
+    chosen = path or (Path(named) if named else None)
     if chosen is None and DEFAULT_FILE.exists():
         chosen = DEFAULT_FILE
     text = _read(chosen) if chosen else ""
@@ -247,11 +99,15 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f"{chosen}: not valid TOML: {error}"]) from None
-    mistakes = _overlay(tables, environment)
+    if isinstance(tables.get("kafka"), dict):
+        tables["kafka"] = dict(_flat(tables["kafka"]))
+    variables, mistakes = _overlay(tables, environment)
+    places = Places(chosen, text, variables)
+    mistakes += _kafka_mistakes(tables.get("kafka"), places)
     try:
         file = File.model_validate(tables)
     except ValidationError as error:
-        mistakes += [_mistake(item, chosen, text) for item in error.errors()]
+        mistakes += [_mistake(item, places) for item in error.errors()]
     if mistakes:
         raise ConfigError(mistakes)
     return Config(file, chosen)
@@ -260,50 +116,96 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: cannot be read: {error}"]) from None
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: is not UTF-8: {error.reason} at byte {error.start}"]) from None
 
 
-def _overlay(tables: dict[str, Any], environment: Mapping[str, str]) -> list[str]:
-    """Writes the environment's options into the tables; returns the mistakes found."""
+def _flat(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields Kafka properties by their full name: without quotes, TOML takes their dots for tables."""
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            yield before + name, value
+
+
+def _overlay(tables: dict[str, Any], environment: Mapping[str, str]) -> tuple[dict[Option, str], list[str]]:
+    """Writes the environment's options into the tables; returns the variable of each, and mistakes."""
+    variables: dict[Option, str] = {}
     mistakes = []
     for name, value in sorted(environment.items()):
         if not name.startswith(ENV_PREFIX) or name == ENV_FILE:
             continue
-        key = "KAFKA__BOOTSTRAP_SERVERS" if name == "FORESHARD_BOOTSTRAP" else name[len(ENV_PREFIX) :]
+        key = "KAFKA__BOOTSTRAP_SERVERS" if name == ENV_BOOTSTRAP else name[len(ENV_PREFIX) :]
         section, _, option = key.lower().partition("__")
+        if section == "kafka":
+            option = option.replace("_", ".")
         if section not in File.model_fields or section == "request_types" or not option:
-            mistakes.append(f"environment variable {name}: no such option; write FORESHARD_SECTION__OPTION")
+            sections = [known for known in File.model_fields if known != "request_types"]
+            mistakes.append(
+                f"environment variable {name}: no such option; write {ENV_PREFIX}SECTION__OPTION, "
+                f"with SECTION one of {', '.join(sections).upper()}"
+            )
             continue
         table = tables.setdefault(section, {})
         if isinstance(table, dict):
-            table[option.replace("_", ".") if section == "kafka" else option] = value
-    return mistakes
+            table[option] = value
+            variables[section, option] = name
+    return variables, mistakes
 
 
-def _mistake(item: Any, path: Path | None, text: str) -> str:
-    place = [str(step) for step in item["loc"]]
+def _kafka_mistakes(table: object, places: Places) -> list[str]:
+    """Returns one mistake per Kafka property that we reserve or that librdkafka refuses."""
+    if not isinstance(table, dict):
+        return []
+    refused = {name: refuse_reserved({name: value}) for name, value in table.items()}
+    free = {
+        name: value
+        for name, value in table.items()
+        if isinstance(value, str | int | float) and not refused[name]
+    }
+    whole = _refused_by_client(free)
+    if whole:
+        for name, value in free.items():
+            refused[name] = _refused_by_client({name: value})
+            # Alone, a property may lack another one that it needs: then only the whole says what is wrong.
+            refused[name] = [text for text in refused[name] if not text.startswith(NOT_CREATED)]
+        if not any(refused.values()):
+            refused[""] = [text.removeprefix(NOT_CREATED + ": ") for text in whole]
+    return [
+        f"{places.of(('kafka', name))}: kafka{'.' * bool(name)}{name}: {text}"
+        for name, texts in refused.items()
+        for text in (text.removeprefix(f"{name} ") for text in texts)
+    ]
+
+
+def _refused_by_client(properties: Mapping[str, Any]) -> list[str]:
+    """Returns what librdkafka has against these properties; nothing is connected."""
+    try:
+        Producer({"log_level": 0} | {k: v for k, v in properties.items() if k != "bootstrap.servers"})
+    except KafkaException as error:
+        return [str(error.args[0].str()).strip()]
+    return []
+
+
+def _mistake(item: Any, places: Places) -> str:
+    option = tuple(str(step) for step in item["loc"])
     given = repr(item.get("input"))
-    secret = place[:1] == ["kafka"]
-    shown = "" if secret or len(given) > 80 else f" (given: {given})"
-    line = _line(text, place)
-    where = f"{path}:{line}" if path and line else str(path or "defaults and environment")
-    return f"{where}: {'.'.join(place) or 'file'}: {item['msg'].removeprefix('Value error, ')}{shown}"
+    text = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(option[-1], _options(option[:-1]), n=1)
+        text = "there is no such option" + (f"; did you mean {near[0]}?" if near else "")
+        given = ""
+    # A table may hold a secret, and so may anything in [kafka].
+    shown = "" if not given or option[:1] in ((), ("kafka",)) or len(given) > 80 else f" (given: {given})"
+    return f"{places.of(option)}: {'.'.join(option) or 'file'}: {text}{shown}"
 
 
-def _line(text: str, place: list[str]) -> int:
-    """Returns the line (from 1) of the option named by `place`, or of its table; 0 if not found."""
-    table, option = place[0] if place else "", place[-1] if len(place) > 1 else ""
-    wanted = int(place[1]) if len(place) > 2 and place[1].isdigit() else 0
-    current, seen, best = "", -1, 0
-    for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]\]?", line)
-        if header:
-            current = header[1]
-            seen += current == table
-            if current == table and seen == wanted:
-                best = number
-        elif current == table and max(seen, 0) == wanted and option:
-            if re.match(rf"\s*\"?{re.escape(option)}\"?\s*=", line):
-                return number
-    return best
+def _options(table: Option) -> list[str]:
+    """Returns the names of the options of a table."""
+    if not table:
+        return list(File.model_fields)
+    section = RequestTypeRule if table[0] == "request_types" else type(getattr(File(), table[0]))
+    return list(section.model_fields)

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from re import fullmatch
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
+from app import topic_admin
 from app.config import Config
 from schemas import topics
-from schemas.errors import BrokerUnreachableError, NotReadyError
-from schemas.records import Answer, Cluster, Command, Decision, Event, Record, decision_record, mapping_record
-from streams.core.mapping import Snapshot, SnapshotBuilder
+from schemas.errors import BrokerUnreachableError, InvalidRecordError, NotReadyError
+from schemas.records import Answer, Cluster, Command, Decision, Event, Record, decision_record
+from streams.core.mapping import Snapshot
+from streams.mapping_topic import MappingReader
 from streams.tables import read_table
 
 ANSWER_S = 15.0
 """Seconds to wait for a balancer's answer: a take-over after a clean stop takes a few."""
 CONFIRM_S = 10.0
 """Seconds until a record that was sent must be stored."""
+MAPPING_S = 15.0
+"""Seconds until the mapping must have been read."""
+STORED = "command {} is stored and will be applied by the next one that leads: `foreshard balancer`"
+EVERYTHING = 100_000_000
+LONGEST_S = 366 * 86_400.0
+"""A duration over this is a slip of the pen."""
 Kind = TypeVar("Kind")
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -40,6 +51,7 @@ def send(config: Config, spec: topics.TopicSpec, key: str | None, record: Record
             failures.append(error)
 
     settings = {"acks": "all", "enable.idempotence": True, "message.timeout.ms": int(CONFIRM_S * 1000)}
+    topic_admin.require(config, config.topic(spec))
     producer = Producer(config.kafka | settings)
     value = None if record is None else record.to_json()
     producer.produce(config.topic(spec), value, None if key is None else key.encode(), on_delivery=confirmed)
@@ -52,29 +64,47 @@ def send(config: Config, spec: topics.TopicSpec, key: str | None, record: Record
 def command(config: Config, record: Command, *, wait: bool = True) -> Answer | None:
     """Sends a command; returns the leading balancer's answer, None with `wait=False`.
 
-    Raises NotReadyError when no balancer answers in time: the command is stored all the same, and the
-    next leader applies it.
+    Raises NotReadyError when no balancer runs or none answers in time: the command is stored all the
+    same, and the next leader applies it.
     """
-    decisions = config.topic(topics.DECISIONS)
-    with_end = _from_end(config, decisions) if wait else None
-    send(config, topics.COMMANDS, None, record)
-    if with_end is None:
+    if not wait:
+        send(config, topics.COMMANDS, None, record)
         return None
+    decisions = config.topic(topics.DECISIONS)
+    topic_admin.require(config, decisions)
+    answers = _from_end(config, decisions)
     try:
+        send(config, topics.COMMANDS, None, record)
+        if not _balancers(config):
+            raise NotReadyError(f"no balancer runs; {STORED.format(record.id)}")
         deadline = time.monotonic() + ANSWER_S
         while time.monotonic() < deadline:
-            message = with_end.poll(0.2)
-            if message is None or message.error():
-                continue
-            answer = decision_record(message.value())
-            if isinstance(answer, Answer) and answer.command == record.id:
+            answer = _answer(answers.poll(0.2))
+            if answer is not None and answer.command == record.id:
                 return answer
     finally:
-        with_end.close()
-    raise NotReadyError(
-        f"no balancer answered within {ANSWER_S:.0f} s; command {record.id} is stored and will be applied "
-        "by the next one that leads: start one with `foreshard balancer`"
-    )
+        answers.close()
+    raise NotReadyError(f"no balancer answered within {ANSWER_S:.0f} s; {STORED.format(record.id)}")
+
+
+def _answer(message: Message | None) -> Answer | None:
+    if message is None or message.error():
+        return None
+    with contextlib.suppress(InvalidRecordError):
+        record = decision_record(message.value())
+        return record if isinstance(record, Answer) else None
+    return None
+
+
+def _balancers(config: Config) -> int:
+    """Returns how many balancers run: members of their group; 1 where the broker does not tell."""
+    group = config.prefix + topics.BALANCER_GROUP
+    admin = AdminClient(config.kafka)
+    try:
+        found = admin.describe_consumer_groups([group], request_timeout=CONFIRM_S)[group].result()
+        return len(found.members)
+    except KafkaException:
+        return 1
 
 
 def _from_end(config: Config, topic: str) -> Consumer:
@@ -89,51 +119,74 @@ def _from_end(config: Config, topic: str) -> Consumer:
         _low, high = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=CONFIRM_S)
     except KafkaException as error:
         consumer.close()
-        raise BrokerUnreachableError(
-            f"{topic} cannot be read: {error}; try `foreshard topics check`"
-        ) from None
+        raise topic_admin.unreachable(config, error.args[0]) from None
     consumer.assign([TopicPartition(topic, 0, high)])
     return consumer
 
 
 def clusters(config: Config) -> list[Cluster]:
     """Returns the registered clusters by name."""
-    return [record for _key, record in _table(config, topics.CLUSTERS, Cluster.from_json)]
+    return list(_valid(table(config, topics.CLUSTERS), Cluster.from_json))
 
 
 def events(config: Config) -> list[Event]:
     """Returns the posted events that were not withdrawn, by start."""
-    found = [record for _key, record in _table(config, topics.EVENTS, Event.from_json)]
+    found = _valid(table(config, topics.EVENTS), Event.from_json)
     return sorted(found, key=lambda event: (event.start, event.id))
 
 
-def decisions(config: Config, newest: int) -> list[Decision]:
-    """Returns the newest decisions, oldest first."""
-    messages = read_table(config.kafka, config.topic(topics.DECISIONS), newest=newest)
-    records = [decision_record(message.value()) for message in messages]
-    return [record for record in records if isinstance(record, Decision)]
+def decisions(
+    config: Config, newest: int, wanted: Callable[[Decision], bool] = lambda _: True
+) -> list[Decision]:
+    """Returns the newest decisions that are wanted, oldest first; reads no further back than it must."""
+    topic = config.topic(topics.DECISIONS)
+    topic_admin.require(config, topic)
+    for depth in (newest + 20, 20 * newest + 1_000, EVERYTHING):
+        messages = read_table(config.kafka, topic, newest=depth)
+        records = _valid({str(m.offset()): m.value() for m in messages}, decision_record)
+        found = [record for record in records if isinstance(record, Decision) and wanted(record)]
+        if len(found) >= newest or len(messages) < depth:
+            break
+    return found[-newest:]
 
 
 def snapshot(config: Config) -> Snapshot:
-    """Returns the mapping now; raises NotReadyError when there is none yet."""
-    builder = SnapshotBuilder()
-    for message in read_table(config.kafka, config.topic(topics.MAPPING)):
-        builder.apply(mapping_record(message.value()))
-    if builder.snapshot is None:
-        raise NotReadyError("there is no mapping yet: add clusters and start a balancer")
-    return builder.snapshot
+    """Returns the mapping as routers read it; raises NotReadyError when there is none yet."""
+    topic = config.topic(topics.MAPPING)
+    topic_admin.require(config, topic)
+    failures: list[BaseException] = []
+    reader = MappingReader(config.kafka, topic, on_failure=failures.append)
+    reader.start()
+    ready = reader.ready.wait(MAPPING_S)
+    reader.stop()
+    if failures:
+        raise failures[0]
+    if not ready:
+        raise BrokerUnreachableError(f"{topic} was not read within {MAPPING_S:.0f} s; is the broker there?")
+    if reader.snapshot is None:
+        raise NotReadyError("there is no mapping yet: `foreshard clusters add`, then `foreshard balancer`")
+    return reader.snapshot
 
 
-def _table(
-    config: Config, spec: topics.TopicSpec, parse: Callable[[bytes | None], Kind]
-) -> Iterator[tuple[bytes, Kind]]:
-    """Yields key and newest record of every key of a compacted topic that has no tombstone."""
+def table(config: Config, spec: topics.TopicSpec) -> dict[str, bytes]:
+    """Returns the newest value of every key of a compacted topic that has no tombstone, by key."""
+    topic = config.topic(spec)
+    topic_admin.require(config, topic)
     newest: dict[bytes, bytes | None] = {}
-    for message in read_table(config.kafka, config.topic(spec)):
+    for message in read_table(config.kafka, topic):
         newest[message.key() or b""] = message.value()
-    for key, value in sorted(newest.items()):
-        if value is not None:
-            yield key, parse(value)
+    return {key.decode(errors="replace"): value for key, value in sorted(newest.items()) if value is not None}
+
+
+def _valid(values: Mapping[str, bytes | None], parse: Callable[[bytes | None], Kind]) -> Iterator[Kind]:
+    """Yields the records that can be read; one that cannot costs no other, and is named on stderr."""
+    for key, value in values.items():
+        try:
+            record = parse(value)
+        except InvalidRecordError as error:
+            sys.stderr.write(f"left out {key}: {error}\n")
+        else:
+            yield record
 
 
 def seconds(text: str) -> float:
@@ -141,28 +194,37 @@ def seconds(text: str) -> float:
     match = fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
     if match is None:
         raise ValueError(f"{text!r} is no duration; write 90s, 15m, 2h or 1d")
-    return float(match[1]) * UNITS_S[match[2]]
+    duration_s = float(match[1]) * UNITS_S[match[2]]
+    if not 0 < duration_s <= LONGEST_S:
+        raise ValueError(f"{text!r} is no duration between 0 and a year")
+    return duration_s
 
 
 def moment(text: str, now: float) -> float:
-    """Returns a time as seconds since 1970: `now`, `+15m`, `10:00`, `tomorrow 10:00` or ISO 8601; UTC."""
+    """Returns a time, in UTC, as seconds since 1970; raises ValueError.
+
+    `now`, `+15m`, `10:00` (the next one), `today 10:00`, `tomorrow 10:00` or ISO 8601.
+    """
     text = text.strip()
-    today = datetime.fromtimestamp(now, UTC)
     if text == "now":
         return now
     if text.startswith("+"):
         return now + seconds(text[1:])
     match = fullmatch(r"(?:(today|tomorrow)\s+)?(\d{1,2}):(\d{2})", text)
     try:
-        if match is not None:
-            day = today + timedelta(days=match[1] == "tomorrow")
-            return day.replace(hour=int(match[2]), minute=int(match[3]), second=0, microsecond=0).timestamp()
-        given = datetime.fromisoformat(text)
-    except ValueError:
+        if match is None:
+            given = datetime.fromisoformat(text)
+            return (given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp()
+        day = datetime.fromtimestamp(now, UTC) + timedelta(days=match[1] == "tomorrow")
+        at = day.replace(hour=int(match[2]), minute=int(match[3]), second=0, microsecond=0).timestamp()
+    except (ValueError, OverflowError):
         raise ValueError(f"{text!r} is no time; write now, +15m, 10:00, tomorrow 10:00 or ISO 8601") from None
-    return (given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp()
+    return at + UNITS_S["d"] if match[1] is None and at < now else at
 
 
 def shown_time(at: float) -> str:
     """Returns model seconds since 1970 as a UTC time that `moment` reads back."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):  # a year that no calendar has
+        return f"{at:g} s"

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from app.config import Config
 from schemas import topics
 from schemas.errors import BrokerUnreachableError, TopicError
 
-TIMEOUT_S = 15.0
+TIMEOUT_S = 8.0
+"""Wall seconds for one answer: a person waits for it, and a broker that is there takes milliseconds."""
+NEW_TOPIC_S = 5.0
+"""Wall seconds for a topic that was made a moment ago to become known to every broker."""
+MAKE_INGEST = "foreshard topics create --ingest-partitions N"
 DAY_MS = 86_400_000
 SIZE = "max.message.bytes"
+SIZE_DEFAULT = 1_048_588
+"""Kafka's default of max.message.bytes: what the ingest topic is taken to have until it is there."""
+AT_LEAST = frozenset({SIZE, "min.insync.replicas"})
+"""Settings of which more is as good."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +33,11 @@ class Wanted:
 
     name: str
     partitions: int
-    settings: dict[str, str]
+    settings: Mapping[str, str]
+    replicas: int = 1
     any_partitions: bool = False
+    maker: str = "foreshard topics create"
+    """The command that makes it."""
 
 
 @dataclass(frozen=True)
@@ -37,83 +49,124 @@ class Finding:
     text: str
 
 
-def wanted(config: Config, ingest_bytes: int | None) -> list[Wanted]:
-    """Returns our own topics; `ingest_bytes` is the ingest topic's record limit where it is known."""
-    section = config.file.topics
-    found = []
-    for spec in topics.OWN_TOPICS:
-        settings = dict(spec.settings)
-        if "retention.ms" in settings:
-            settings["retention.ms"] = str(int(section.retention_days * DAY_MS))
-        if section.replication_factor >= 3:
-            settings["min.insync.replicas"] = "2"
-        if spec is topics.DEAD_LETTER and ingest_bytes is not None:
-            settings[SIZE] = str(ingest_bytes + topics.ROOM_BYTES)
-        partitions = section.partitions.get(spec.name, spec.partitions)
-        found.append(Wanted(config.topic(spec), partitions, settings))
-    return found
+@dataclass(frozen=True)
+class _There:
+    """A topic as it is."""
+
+    partitions: int
+    replicas: int
+
+
+def require(config: Config, *names: str) -> None:
+    """Raises BrokerUnreachableError where no broker answers, TopicError where a topic is missing."""
+    there = _describe(config, names)
+    missing = sorted(set(names) - set(there))
+    if missing:
+        are = "do not exist" if len(missing) > 1 else "does not exist"
+        raise TopicError(f"{', '.join(missing)} {are}; type `foreshard topics create`")
 
 
 def create(config: Config, *, ingest_partitions: int | None = None) -> list[Finding]:
     """Makes every topic that is missing; the ingest topic too when its partition count is given."""
-    admin = _admin(config)
+    findings: list[Finding] = []
+    there = bool(_describe(config, [config.ingest]))
     if ingest_partitions is not None:
-        findings = _make(admin, config, [Wanted(config.ingest, ingest_partitions, {})])
-    else:
-        findings = []
-    limit = int(_settings(admin, config.ingest)[SIZE]) if _partitions(admin, config.ingest) else None
-    findings += _make(admin, config, wanted(config, limit))
-    if limit is None:
-        text = "does not exist; it belongs to its producers: make it, or give --ingest-partitions"
+        findings = _make(config, [Wanted(config.ingest, ingest_partitions, _durable(config))])
+        there = there or findings[0].ok
+    limit = _limit(config, config.ingest) if there else SIZE_DEFAULT
+    findings += _make(config, wanted(config, limit))
+    if not there and ingest_partitions is None:
+        text = f"missing; its producers make it, or `{MAKE_INGEST}`"
         findings.append(Finding(config.ingest, False, text))
     return findings
 
 
 def create_cluster_topic(config: Config, name: str) -> list[Finding]:
     """Makes a cluster's topic, with room for the headers that routers add."""
-    admin = _admin(config)
-    if not _partitions(admin, config.ingest):
-        raise TopicError(f"ingest topic {config.ingest} does not exist; make it first")
-    limit = int(_settings(admin, config.ingest)[SIZE]) + topics.ROOM_BYTES
-    return _make(admin, config, [Wanted(name, config.file.topics.cluster_partitions, {SIZE: str(limit)})])
-
-
-def partitions(config: Config, name: str) -> int | None:
-    """Returns the partition count of a topic, None when it does not exist."""
-    return _partitions(_admin(config), name)
+    item = _of_cluster(config, name, _ingest_limit(config))
+    return _make(config, [item])
 
 
 def check(config: Config, cluster_topics: Sequence[str] = ()) -> list[Finding]:
     """Returns one finding per topic: there, with the partitions and settings that the promises need."""
-    admin = _admin(config)
-    limit = int(_settings(admin, config.ingest)[SIZE]) if _partitions(admin, config.ingest) else None
-    ingest = Wanted(config.ingest, 1, {}, any_partitions=True)
-    room = {} if limit is None else {SIZE: str(limit + topics.ROOM_BYTES)}
-    of_clusters = [Wanted(name, 1, room, any_partitions=True) for name in cluster_topics]
-    return [_check(admin, item) for item in [ingest, *wanted(config, limit), *of_clusters]]
+    limit = _limit(config, config.ingest) if _describe(config, [config.ingest]) else None
+    ingest = Wanted(config.ingest, 1, {}, any_partitions=True, maker=MAKE_INGEST)
+    of_clusters = [_of_cluster(config, name, limit) for name in cluster_topics]
+    return _check(config, [ingest, *wanted(config, limit), *of_clusters])
 
 
-def _check(admin: AdminClient, item: Wanted) -> Finding:
-    count = _partitions(admin, item.name)
-    if not count:
-        return Finding(item.name, False, "missing; type `foreshard topics create`")
+def check_cluster_topic(config: Config, name: str) -> Finding:
+    """Returns what is found of one cluster's topic; raises TopicError without an ingest topic."""
+    return _check(config, [_of_cluster(config, name, _ingest_limit(config))])[0]
+
+
+def wanted(config: Config, ingest_bytes: int | None) -> list[Wanted]:
+    """Returns our own topics; `ingest_bytes` is the ingest topic's record limit where it is known."""
+    section = config.file.topics
+    found = []
+    for spec in topics.OWN_TOPICS:
+        settings = dict(spec.settings) | _durable(config)
+        if "retention.ms" in settings:
+            settings["retention.ms"] = str(int(section.retention_days * DAY_MS))
+        if spec is topics.DEAD_LETTER and ingest_bytes is not None:
+            settings[SIZE] = str(ingest_bytes + topics.ROOM_BYTES)
+        partitions = section.partitions.get(spec.name, spec.partitions)
+        found.append(Wanted(config.topic(spec), partitions, settings, section.replication_factor))
+    return found
+
+
+def _of_cluster(config: Config, name: str, ingest_bytes: int | None) -> Wanted:
+    """Returns a cluster's topic; compaction would take requests that are not processed yet."""
+    room = {} if ingest_bytes is None else {SIZE: str(ingest_bytes + topics.ROOM_BYTES)}
+    settings = {"cleanup.policy": "delete"} | room | _durable(config)
+    maker = "foreshard clusters add NAME --capacity N"
+    return Wanted(name, config.file.topics.cluster_partitions, settings, any_partitions=True, maker=maker)
+
+
+def _durable(config: Config) -> dict[str, str]:
+    return {"min.insync.replicas": "2"} if config.file.topics.replication_factor >= 3 else {}
+
+
+def _check(config: Config, items: Sequence[Wanted]) -> list[Finding]:
+    there = _describe(config, [item.name for item in items])
+    actual = _settings(config, there)
+    return [_compare(item, there.get(item.name), actual.get(item.name, {})) for item in items]
+
+
+def _compare(item: Wanted, there: _There | None, actual: Mapping[str, str]) -> Finding:
+    if there is None:
+        return Finding(item.name, False, f"missing; type `{item.maker}`")
     wrong = []
-    if not item.any_partitions and count != item.partitions:
-        wrong.append(f"{count} partitions instead of {item.partitions}")
-    actual = _settings(admin, item.name)
-    for name, value in item.settings.items():
-        given = actual.get(name, "")
-        enough = name == SIZE and given.isdigit() and int(given) >= int(value)
-        if given != value and not enough:
-            wrong.append(f"{name} is {given} instead of {value}")
-    return Finding(item.name, not wrong, "; ".join(wrong) or f"{count} partitions")
+    if not item.any_partitions and there.partitions != item.partitions:
+        wrong.append(f"{_count(there.partitions)} instead of {item.partitions}: it has to be made again")
+    if there.replicas < item.replicas:
+        wrong.append(f"{there.replicas} replicas instead of {item.replicas}: kafka-reassign-partitions.sh")
+    differs = {
+        name: value for name, value in item.settings.items() if not _good(name, actual.get(name, ""), value)
+    }
+    wrong += [f"{name} is {actual.get(name)} instead of {value}" for name, value in differs.items()]
+    if differs:
+        pairs = ",".join(f"{name}={value}" for name, value in differs.items())
+        command = f"kafka-configs.sh --alter --entity-type topics --entity-name {item.name}"
+        wrong.append(f"type {command} --add-config {pairs}")
+    return Finding(item.name, not wrong, "; ".join(wrong) or _count(there.partitions))
 
 
-def _make(admin: AdminClient, config: Config, items: list[Wanted]) -> list[Finding]:
+def _count(partitions: int) -> str:
+    return f"{partitions} partition{'s' * (partitions != 1)}"
+
+
+def _good(name: str, actual: str, value: str) -> bool:
+    enough = name in AT_LEAST and actual.isdigit() and int(actual) >= int(value)
+    return enough or actual == value
+
+
+def _make(config: Config, items: list[Wanted]) -> list[Finding]:
     factor = config.file.topics.replication_factor
-    asked = [NewTopic(i.name, i.partitions, factor, config=i.settings) for i in items]
+    asked = [NewTopic(i.name, i.partitions, factor, config=dict(i.settings)) for i in items]
     findings = []
-    for name, future in admin.create_topics(asked, operation_timeout=TIMEOUT_S).items():
+    admin = AdminClient(config.kafka)
+    for name, future in admin.create_topics(asked, request_timeout=TIMEOUT_S).items():
         try:
             future.result()
             findings.append(Finding(name, True, "made"))
@@ -126,25 +179,66 @@ def _make(admin: AdminClient, config: Config, items: list[Wanted]) -> list[Findi
 
 def _why(reason: KafkaError, factor: int) -> str:
     if reason.code() == KafkaError.INVALID_REPLICATION_FACTOR:
-        return f"{reason.str()}; set topics.replication_factor (now {factor}) to the brokers you have"
+        return f"there are fewer than {factor} brokers; set replication_factor in [topics]"
     return str(reason.str())
 
 
-def _admin(config: Config) -> AdminClient:
-    return AdminClient(config.kafka)
+def _describe(config: Config, names: Iterable[str]) -> dict[str, _There]:
+    """Returns those of the topics that exist. (list_topics would make them, where brokers create topics.)"""
+    found = {}
+    asked = TopicCollection(list(names))
+    admin = AdminClient(config.kafka)
+    for name, future in admin.describe_topics(asked, request_timeout=TIMEOUT_S).items():
+        try:
+            partitions = future.result().partitions
+        except KafkaException as error:
+            reason: KafkaError = error.args[0]
+            if reason.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_EXCEPTION):
+                continue
+            raise unreachable(config, reason) from None
+        found[name] = _There(len(partitions), min(len(partition.replicas) for partition in partitions))
+    return found
 
 
-def _partitions(admin: AdminClient, name: str) -> int | None:
-    try:
-        found = admin.list_topics(name, timeout=TIMEOUT_S).topics.get(name)
-    except KafkaException as error:
-        raise BrokerUnreachableError(
-            f"no broker answered: {error.args[0].str()}; check bootstrap.servers in [kafka]"
-        ) from None
-    return None if found is None or found.error else len(found.partitions)
+def unreachable(config: Config, reason: KafkaError) -> BrokerUnreachableError:
+    """Returns the error for a broker that does not answer, or refuses to."""
+    silent = reason.code() == KafkaError._TIMED_OUT
+    why = f"not within {TIMEOUT_S:.0f} s" if silent else reason.str()
+    return BrokerUnreachableError(
+        f"no answer from {config.kafka['bootstrap.servers']} ({why}); "
+        "check bootstrap.servers and the security settings in [kafka]"
+    )
 
 
-def _settings(admin: AdminClient, name: str) -> dict[str, str]:
-    resource = ConfigResource(ResourceType.TOPIC, name)
-    entries: dict[str, Any] = admin.describe_configs([resource])[resource].result(TIMEOUT_S)
-    return {key: str(entry.value) for key, entry in entries.items()}
+def _ingest_limit(config: Config) -> int:
+    if not _describe(config, [config.ingest]):
+        raise TopicError(
+            f"ingest topic {config.ingest} does not exist; its producers make it, or `{MAKE_INGEST}`"
+        )
+    return _limit(config, config.ingest)
+
+
+def _limit(config: Config, name: str) -> int:
+    """Returns the record limit of a topic that exists, or was made a moment ago."""
+    deadline = time.monotonic() + NEW_TOPIC_S
+    while True:
+        try:
+            return int(_settings(config, [name])[name][SIZE])
+        except KafkaException as error:
+            reason: KafkaError = error.args[0]
+            if reason.code() != KafkaError.UNKNOWN_TOPIC_OR_PART or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def _settings(config: Config, names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Returns the settings of topics that exist."""
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    if not resources:
+        return {}
+    admin = AdminClient(config.kafka)
+    answers: Mapping[Any, Any] = admin.describe_configs(resources, request_timeout=TIMEOUT_S)
+    return {
+        resource.name: {key: str(entry.value) for key, entry in answer.result().items()}
+        for resource, answer in answers.items()
+    }

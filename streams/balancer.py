@@ -9,44 +9,59 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TypeVar
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Message
 
 from schemas import topics
-from schemas.errors import HEADER_ERROR, HEADER_REASON, HEADER_SOURCE, BrokerUnreachableError, InvalidRecordError
+from schemas.errors import InvalidRecordError
 from schemas.records import (
-    Cluster,
     ClusterAdd,
     ClusterMetrics,
     Decision,
     Event,
+    LoadHistory,
+    LoadReport,
     MappingMeta,
     command_record,
-    decision_record,
-    load_record,
-    mapping_record,
-    state_record,
 )
 from streams import metrics
-from streams.clock import Clock
-from streams.core.keys import KeyRules
-from streams.core.round_settings import RoundSettings
-from streams.core.rounds import Out, Rounds
-from streams.feed import Feed, GroupFeed
+from streams.balancer_records import (
+    Decode,
+    Received,
+    decode_event,
+    decode_load,
+    decode_metrics,
+    received,
+    without_old_reports,
+)
+from streams.balancer_takeover import (
+    DECISIONS_SHOWN,
+    Inheritance,
+    Settings,
+    inherit,
+    partition_count,
+    read_mapping,
+)
+from streams.core.rounds import Out, Rounds, check_rules
+from streams.feed import Feed, GroupFeed, Starts
+from streams.kafka_settings import MAX_MESSAGE_BYTES
 from streams.mapping_topic import Letter, MappingWriter
+from streams.one_thread import OneThread
 from streams.progress import Progress, ProgressWatcher
-from streams.tables import read_table
+
+__all__ = ["Balancer", "Role", "Settings"]
 
 log = logging.getLogger(__name__)
 
 LEARN_AT_ONCE = 50
 """Stored steps learned between two looks at the loop: about 50 ms with four series."""
-DECISIONS_SHOWN = 50
-"""Newest decisions kept for the page."""
-METADATA_TIMEOUT_S = 10.0
-GROUP = "balancer"
+LOOK_S = 0.02
+"""Wall seconds between two looks whether a feed has caught up."""
+STOP_S = 2.0
+"""Wall seconds that leaving the group may take at the end: the process has 5 in all."""
+
+Result = TypeVar("Result")
 
 
 class Role(StrEnum):
@@ -56,28 +71,23 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a balancer process needs to know; `kafka` are the user's librdkafka properties."""
-
-    kafka: Mapping[str, Any]
-    prefix: str
-    ingest: str
-    rules: KeyRules
-    rounds: RoundSettings
-    clock: Clock
-
-    def topic(self, spec: topics.TopicSpec) -> str:
-        return self.prefix + spec.name
-
-
-@dataclass(frozen=True)
 class Assigned:
-    """The commands partition came to us: lead."""
+    """The commands partition came to us: lead. `term` counts how often."""
+
+    term: int
 
 
 @dataclass(frozen=True)
 class Revoked:
     """The commands partition went away: stop writing."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one feed read, in the order of each partition, and the term for which it was read."""
+
+    term: int
+    items: list[Received]
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,10 @@ Put = Callable[[object], None]
 
 
 class Balancer:
-    """One balancer process. Agents call `on_...`, a timer calls `on_round`; threads feed the agents."""
+    """One balancer process. Agents call `on_...`, a timer calls `on_round`; threads feed the agents.
+
+    Nothing that waits for a broker or a thread runs in the loop, for threads wait for the loop.
+    """
 
     def __init__(self, settings: Settings, fail: Callable[[BaseException], None]) -> None:
         self.settings = settings
@@ -101,57 +114,86 @@ class Balancer:
         self.rounds: Rounds | None = None
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_SHOWN)
         self.last_round_at = time.monotonic()
+        self._term = 0
+        """The term for which we own the commands partition, 0 while we do not; set in the feed's thread."""
+        self._terms = 0
+        self._led = 0
+        """The newest term for which we took over."""
         self._writing = asyncio.Lock()
         self._puts: dict[str, Put] = {}
         self._feeds: list[Feed] = []
         self._progress: ProgressWatcher | None = None
         self._lags: dict[str, Progress] = {}
-        self._offsets: dict[str, dict[int, int]] = {}
+        self._offsets: dict[tuple[str, int], int] = {}
+        self._inherited: dict[tuple[str, int], int] = {}
+        """(topic, partition) -> offset before which the last leader has dead-lettered what is bad."""
         self._commands_end = 0
         self._bad: list[Letter] = []
-        self._writer = MappingWriter(dict(settings.kafka), settings.prefix)
+        kafka = dict(settings.kafka)
+        self._writer = MappingWriter(kafka | {"message.max.bytes": MAX_MESSAGE_BYTES}, settings.prefix)
+        self._calls, self._commits = OneThread("balancer-calls"), OneThread("balancer-commits")
         self._commands = GroupFeed(
             "commands",
-            dict(settings.kafka),
-            settings.prefix + GROUP,
+            kafka,
+            settings.group,
             [settings.topic(topics.COMMANDS)],
-            deliver=lambda messages: self._puts["commands"](messages),
-            on_assigned=lambda _partitions: self._puts["commands"](Assigned()),
-            on_revoked=lambda: self._puts["commands"](Revoked()),
-            on_lost=lambda: self._puts["commands"](Revoked()),
+            deliver=lambda messages: self._puts["commands"](messages),  # noqa: PLW0108 - there are none yet
+            on_assigned=lambda _partitions: self._assigned(),
+            on_revoked=self._revoked,
+            on_lost=self._revoked,
             on_failure=fail,
         )
 
-    def start(self, puts: Mapping[str, Put]) -> None:
-        """Joins the group of balancers; `puts` lead to the agents load, metrics, events, commands."""
+    async def start(self, puts: Mapping[str, Put]) -> None:
+        """Joins the group of balancers; `puts` lead to the agents load, metrics, events, commands.
+
+        Raises RulesMismatchError where this configuration can never lead: it does not stand by either.
+        """
         self._puts = dict(puts)
+        check_rules(await self._call(lambda: read_mapping(self.settings)), self.settings.rules)
         self._commands.start()
 
-    def stop(self) -> None:
-        """Leaves the group and ends all threads."""
-        self._commands.stop()
+    async def stop(self) -> None:
+        """Leaves the group, so that another balancer leads at once, and ends all threads."""
         self._drop()
         self._writer.close()
+        leaving = OneThread("balancer-stop")
+        await asyncio.shield(asyncio.wrap_future(leaving.submit(lambda: self._commands.stop(STOP_S))))
+        for thread in (self._calls, self._commits, leaving):
+            thread.end()
+
+    async def _call(self, call: Callable[[], Result]) -> Result:
+        """Returns the result of a call that may wait, made in a thread that never keeps the process."""
+        return await asyncio.shield(asyncio.wrap_future(self._calls.submit(call)))
+
+    def _assigned(self) -> None:
+        self._terms += 1
+        self._term = self._terms
+        self._puts["commands"](Assigned(self._term))
+
+    def _revoked(self) -> None:
+        self._term = 0
+        self._puts["commands"](Revoked())
 
     # ------------------------------------------------------------------ agents
 
     async def on_commands(self, value: object) -> None:
         """Takes leadership signals and batches of commands, in the order of the topic."""
         if isinstance(value, Assigned):
-            await self._lead()
+            await self._lead(value.term)
         elif isinstance(value, Revoked):
             self._drop()
-        elif isinstance(value, list) and self.rounds is not None:
+        elif isinstance(value, list):
             for message in value:
-                await self._command(message)
+                await self._command(Received(message))
 
     async def on_load(self, value: object) -> None:
         """Takes load reports and history."""
-        self._take(value, lambda rounds, message: rounds.on_load(load_record(message.value())))
+        self._take(value, _load)
 
     async def on_metrics(self, value: object) -> None:
         """Takes cluster metrics."""
-        self._take(value, lambda rounds, message: rounds.on_metrics(ClusterMetrics.from_json(message.value())))
+        self._take(value, _metrics)
 
     async def on_events(self, value: object) -> None:
         """Takes events and their withdrawals."""
@@ -163,132 +205,154 @@ class Balancer:
         if self.role is not Role.LEADING:
             return
         async with self._writing:
-            rounds = self.rounds
+            rounds = self._leading()
             if rounds is None:
                 return
             now = self.settings.clock.now()
-            for reading in list(self._lags.values()):
+            lags, self._lags = self._lags, {}
+            for reading in list(lags.values()):
                 rounds.on_lag(reading.cluster, reading.committed, reading.end, now)
-            self._lags.clear()
-            rounds.offsets = {topic: sorted(places.items()) for topic, places in self._offsets.items()}
+            self._note_offsets(rounds)
             started = time.perf_counter()
             outs = rounds.evaluate(now)
             metrics.ROUND_SECONDS.observe(time.perf_counter() - started)
+            metrics.STEPS_LEARNED.set(rounds.outlook.learned)
             await self._write(outs)
 
-    def _take(self, value: object, apply: Callable[[Rounds, Message], None]) -> None:
-        """Applies every message of a batch; a bad one is counted, dead-lettered and costs no other."""
+    def _take(self, value: object, apply: Callable[[Rounds, Received], None]) -> None:
+        """Applies every record of a batch; a bad one is counted, dead-lettered and costs no other."""
         if isinstance(value, Barrier):
             value.passed.set()
             return
         rounds = self.rounds
-        if rounds is None or not isinstance(value, list):
+        if rounds is None or not isinstance(value, Batch) or value.term != self._term:
             return
-        for message in value:
+        for item in value.items:
             try:
-                apply(rounds, message)
+                if item.error is not None:
+                    raise item.error
+                apply(rounds, item)
             except InvalidRecordError as error:
-                self._refuse(message, error)
-            self._offsets.setdefault(_topic(message), {})[message.partition() or 0] = _next(message)
+                self._refuse(item, error)
+            self._offsets[item.topic, item.partition] = item.next_offset
 
-    def _refuse(self, message: Message, error: InvalidRecordError) -> None:
-        source = f"{message.topic()}[{message.partition()}]@{message.offset()}"
-        log.warning("%s: %s", source, error)
-        metrics.BAD_RECORDS.labels(topic=_topic(message).removeprefix(self.settings.prefix)).inc()
-        if self.role is not Role.LEADING:
-            return  # read again at every take-over, dead-lettered by the leader that saw it first
-        headers = [
-            *(message.headers() or []),
-            (HEADER_ERROR, error.code.encode()),
-            (HEADER_REASON, str(error).encode()),
-            (HEADER_SOURCE, source.encode()),
-        ]
-        self._bad.append((self.settings.topic(topics.DEAD_LETTER), message.key(), message.value(), headers))
+    def _refuse(self, item: Received, error: InvalidRecordError) -> None:
+        """Counts and dead-letters a bad record, unless the last leader has done so."""
+        if item.next_offset <= self._inherited.get((item.topic, item.partition), 0):
+            return
+        log.warning("%s is refused: %s", item.source, error)
+        metrics.BAD_RECORDS.labels(topic=item.topic.removeprefix(self.settings.prefix)).inc()
+        self._bad.append(item.letter(self.settings.topic(topics.DEAD_LETTER), error))
 
-    async def _command(self, message: Message) -> None:
+    async def _command(self, item: Received) -> None:
         async with self._writing:
-            rounds = self.rounds
-            if rounds is None or self.role is not Role.LEADING:
+            if self._leading() is None:
                 return
+            outs: list[Out] = []
             try:
-                command = command_record(message.value())
+                command = command_record(item.message.value())
                 partitions = None
                 if isinstance(command, ClusterAdd):
-                    partitions = await asyncio.to_thread(self._partitions, command.topic)
+                    topic = command.topic
+                    partitions = await self._call(lambda: partition_count(self.settings.kafka, topic))
+                rounds = self._leading()
+                if rounds is None:
+                    return
+                self._note_offsets(rounds)
                 outs = rounds.on_command(command, self.settings.clock.now(), partitions)
             except InvalidRecordError as error:
-                self._refuse(message, error)
-                outs = []
-            rounds.commands_read = _next(message) >= self._commands_end
+                rounds = self._leading()
+                if rounds is None:
+                    return
+                self._refuse(item, error)
+            if item.next_offset >= self._commands_end:
+                rounds.commands_read = True
             await self._write([*outs, *rounds.first_start(self.settings.clock.now())])
-            await asyncio.to_thread(self._commands.commit, {(_topic(message), 0): _next(message)})
+        # Not waited for: its thread may be waiting for this agent. A command read again is not applied again.
+        done = {(item.topic, item.partition): item.next_offset}
+        self._commits.submit(lambda: self._commands.commit(done))
 
     # ------------------------------------------------------------------ leadership
 
-    async def _lead(self) -> None:
+    def _leading(self) -> Rounds | None:
+        """Returns the core while this process may write, else None."""
+        return self.rounds if self.role is Role.LEADING and self._term == self._led else None
+
+    async def _lead(self, term: int) -> None:
         """Takes over, in the order of the contract.
 
         1. fence the old leader, so that nothing changes any more; 2. read what it left: clusters,
         mapping, state; 3. read events, metrics and load to their ends and learn the stored history;
-        4. write the new epoch; 5. rounds.
+        4. write the new epoch; 5. rounds. Ends early where the partition goes away meanwhile.
         """
         self._drop()
-        self.role = Role.TAKING_OVER
-        await asyncio.to_thread(self._writer.take_over)
-        rounds = await asyncio.to_thread(self._inherit)
-        self.rounds = rounds
-        await self._catch_up(rounds)
-        if self.rounds is not rounds:
+        if self._term != term:
             return
+        self.role = Role.TAKING_OVER
+        await self._call(self._writer.take_over)
+        inheritance = await self._call(lambda: inherit(self.settings))
+        if self._term != term:
+            return
+        rounds = self._adopt(inheritance)
+        await self._catch_up(rounds, term)
         async with self._writing:
-            self.role = Role.LEADING
-            metrics.LEADING.set(1)
+            if self._term != term:
+                return
+            self.role, self._led = Role.LEADING, term
+            self._note_offsets(rounds)
             await self._write(rounds.take_over())
             await self._write(rounds.first_start(self.settings.clock.now()))
+        metrics.LEADING.set(1)
         log.info("leading with epoch %d", rounds.epoch)
 
-    def _inherit(self) -> Rounds:
-        """Returns the Rounds of a new leader: registry, mapping and state as the last one left them."""
-        settings = self.settings
-        kafka = dict(settings.kafka)
-        ingest = self._partitions(settings.ingest)
-        if ingest is None:
-            raise BrokerUnreachableError(f"ingest topic {settings.ingest} was not found")
-        rounds = Rounds(settings.rules, settings.rounds, ingest)
-        for message in read_table(kafka, settings.topic(topics.CLUSTERS)):
-            rounds.on_cluster(Cluster.from_json(message.value()))
-        for message in read_table(kafka, settings.topic(topics.MAPPING)):
-            rounds.builder.apply(mapping_record(message.value()))
-        for message in read_table(kafka, settings.topic(topics.STATE)):
-            rounds.on_state(state_record(message.value()))
-        for message in read_table(kafka, settings.topic(topics.DECISIONS), newest=DECISIONS_SHOWN):
-            record = decision_record(message.value())
-            if isinstance(record, Decision):
-                self.decisions.append(record)
-        self._commands_end, start = self._command_offsets()
-        rounds.commands_read = start >= self._commands_end
+    def _adopt(self, inheritance: Inheritance) -> Rounds:
+        rounds = inheritance.rounds
+        self._commands_end = inheritance.commands_end
+        self.decisions.clear()
+        self.decisions.extend(inheritance.decisions)
+        self._inherited = {
+            (topic, partition): offset
+            for topic, places in rounds.offsets.items()
+            for partition, offset in places
+        }
+        self.rounds = rounds
         return rounds
 
-    async def _catch_up(self, rounds: Rounds) -> None:
+    async def _catch_up(self, rounds: Rounds, term: int) -> None:
         """Starts the feeds, waits until all that is stored has been taken in, and learns it."""
-        settings = self.settings
-        for name, spec in (("events", topics.EVENTS), ("metrics", topics.METRICS), ("load", topics.LOAD)):
-            put = self._puts[name]
-            feed = Feed(
-                name, dict(settings.kafka), {settings.topic(spec): "beginning"}, put, on_failure=self._fail
-            )
-            feed.start()
-            self._feeds.append(feed)
-            await asyncio.to_thread(feed.caught_up.wait)
-            barrier = Barrier(asyncio.Event())
-            await asyncio.to_thread(put, barrier)
-            await barrier.passed.wait()
-        while rounds.learn(settings.clock.now(), LEARN_AT_ONCE) == LEARN_AT_ONCE:
+        clock = self.settings.clock
+        await self._feed(topics.EVENTS, decode_event, term)
+        await self._feed(topics.METRICS, decode_metrics(clock), term)
+        await self._feed(topics.LOAD, decode_load(clock), term)
+        while self._term == term and rounds.learn(clock.now(), LEARN_AT_ONCE) == LEARN_AT_ONCE:
             await asyncio.sleep(0)
-        interval_s = settings.clock.wall_duration(settings.rounds.round_s) / 2
-        self._progress = ProgressWatcher(settings.kafka, interval_s, self._on_progress, self._fail)
+        metrics.STEPS_LEARNED.set(rounds.outlook.learned)
+        interval_s = clock.wall_duration(self.settings.rounds.round_s) / 2
+        self._progress = ProgressWatcher(self.settings.kafka, interval_s, self._on_progress, self._fail)
         self._watch(rounds)
         self._progress.start()
+
+    async def _feed(self, spec: topics.TopicSpec, decode: Decode, term: int) -> None:
+        """Starts the feed of one topic and returns when what is stored there has been taken in."""
+        if self._term != term:
+            return
+        put, clock = self._puts[spec.name], self.settings.clock
+
+        def deliver(messages: list[Message]) -> None:
+            kept = without_old_reports(messages, clock)
+            put(Batch(term, [received(message, decode) for message in kept]))
+
+        starts: Starts = {self.settings.topic(spec): "beginning"}
+        feed = Feed(spec.name, dict(self.settings.kafka), starts, deliver, on_failure=self._fail)
+        self._feeds.append(feed)
+        feed.start()
+        while not feed.caught_up.is_set():
+            await asyncio.sleep(LOOK_S)
+            if self._term != term:
+                return
+        barrier = Barrier(asyncio.Event())
+        await self._call(lambda: put(barrier))
+        await barrier.passed.wait()
 
     def _on_progress(self, reading: Progress) -> None:
         self._lags[reading.cluster] = reading
@@ -298,49 +362,46 @@ class Balancer:
             self._progress.watch(rounds.mapped())
 
     def _drop(self) -> None:
-        """Stops leading: nothing is written or decided until the next take-over."""
+        """Stops leading: nothing is written or decided until the next take-over.
+
+        Feeds end by themselves: what they still deliver is of an old term.
+        """
         self.role = Role.STANDBY
         metrics.LEADING.set(0)
         self.rounds = None
         for feed in self._feeds:
-            feed.stop()
+            feed.stop(0.0)
         self._feeds.clear()
         if self._progress is not None:
-            self._progress.stop()
+            self._progress.stop(0.0)
             self._progress = None
-        self._lags.clear()
-        self._offsets.clear()
-
-    def _command_offsets(self) -> tuple[int, int]:
-        """Returns the end of the commands topic and the offset from which its group reads on."""
-        place = TopicPartition(self.settings.topic(topics.COMMANDS), 0)
-        settings = dict(self.settings.kafka) | {"group.id": self.settings.prefix + GROUP}
-        consumer = Consumer(settings)
-        try:
-            low, high = consumer.get_watermark_offsets(place, timeout=METADATA_TIMEOUT_S)
-            committed = consumer.committed([place], timeout=METADATA_TIMEOUT_S)[0].offset
-        finally:
-            consumer.close()
-        return high, committed if committed >= 0 else low
-
-    def _partitions(self, topic: str) -> int | None:
-        """Returns the partition count of a topic, None if there is no such topic."""
-        try:
-            found = AdminClient(dict(self.settings.kafka)).list_topics(topic, timeout=METADATA_TIMEOUT_S)
-        except KafkaException as error:
-            raise BrokerUnreachableError(f"the broker did not answer about topic {topic}: {error}") from None
-        description = found.topics.get(topic)
-        return None if description is None or description.error else len(description.partitions)
+        self._lags, self._offsets, self._inherited, self._bad = {}, {}, {}, []
 
     # ------------------------------------------------------------------ writing
 
+    def _note_offsets(self, rounds: Rounds) -> None:
+        """Tells the core how far the feeds are: saved with the state and what was refused up to there."""
+        offsets: dict[str, list[tuple[int, int]]] = {}
+        for place in sorted({*self._inherited, *self._offsets}):
+            offset = max(self._inherited.get(place, 0), self._offsets.get(place, 0))
+            offsets.setdefault(place[0], []).append((place[1], offset))
+        rounds.offsets = offsets
+
     async def _write(self, outs: Sequence[Out]) -> None:
-        """Writes the records, and what was refused meanwhile, in one transaction."""
+        """Writes the records, and what was refused meanwhile, in one transaction.
+
+        Where that fails nothing more is written: the core has gone on as if the records were there,
+        so only a successor, who reads what is there, may continue.
+        """
         bad, self._bad = self._bad, []
         records = [(self.settings.topic(out.topic), out.key.encode(), out.record.to_json()) for out in outs]
         if not records and not bad:
             return
-        await asyncio.to_thread(self._writer.write, records, bad)
+        try:
+            await self._call(lambda: self._writer.write(records, bad))
+        except BaseException:
+            self._drop()
+            raise
         for out in outs:
             if isinstance(out.record, Decision):
                 self.decisions.append(out.record)
@@ -349,20 +410,16 @@ class Balancer:
                 self._watch(self.rounds)
 
 
-def _event(rounds: Rounds, message: Message) -> None:
-    event_id = (message.key() or b"").decode("utf-8", "replace")
-    value = message.value()
-    event = None if value is None else Event.from_json(value)
-    if event is not None and event.id != event_id:
-        raise InvalidRecordError(f"event {event.id} has the record key {event_id!r}; key it by its id")
-    rounds.on_event(event_id, event)
+def _load(rounds: Rounds, item: Received) -> None:
+    if isinstance(item.record, LoadReport | LoadHistory):
+        rounds.on_load(item.record)
 
 
+def _metrics(rounds: Rounds, item: Received) -> None:
+    if isinstance(item.record, ClusterMetrics):
+        rounds.on_metrics(item.record)
 
-def _topic(message: Message) -> str:
-    return message.topic() or ""
 
-
-def _next(message: Message) -> int:
-    """Returns the offset after the message's."""
-    return (message.offset() or 0) + 1
+def _event(rounds: Rounds, item: Received) -> None:
+    if item.record is None or isinstance(item.record, Event):
+        rounds.on_event(item.key, item.record)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -30,6 +31,7 @@ from confluent_kafka import (
 )
 
 from schemas.errors import TopicError
+from streams.kafka_settings import PRODUCER_ONLY, QUIET
 
 BATCH = 1000
 """Messages per delivery, at most: keeps one delivery well under a second."""
@@ -39,6 +41,10 @@ ASK_S = 5.0
 """Wall seconds one question to the broker may take before it is asked again."""
 COMMIT_S = 10.0
 """Wall seconds a commit may take, a delivery that is under way included."""
+OPEN_TRANSACTION_S = 2.0
+"""Wall seconds to wait for the end of a transaction: the marker of a committed one takes milliseconds,
+an open one may never end. (So the end is the high watermark, not the last stable offset: that may
+still lie before a transaction whose commit has been confirmed.)"""
 NEW_TOPIC_S = 5.0
 """Wall seconds for a topic that was made a moment ago to become known."""
 
@@ -49,9 +55,10 @@ Place = tuple[str, int]
 
 def consumer_settings(kafka: Mapping[str, Any], group: str, **needed: Any) -> dict[str, Any]:
     """Returns the settings of a consumer: `kafka` wins over defaults, what is needed over `kafka`."""
+    own = {name: value for name, value in kafka.items() if name not in PRODUCER_ONLY}
     return (
-        {"log_level": 2}
-        | dict(kafka)
+        QUIET
+        | own
         | {
             "group.id": group,
             "enable.auto.commit": False,
@@ -70,6 +77,8 @@ class _Gate:
     def __init__(self) -> None:
         self.open = threading.Event()
         self._ends: dict[Place, int] = {}
+        self._stuck: dict[Place, float] = {}
+        """Since when (monotonic) a partition ends, to a reader of committed records, below its end."""
 
     def expect(self, ends: Mapping[Place, int]) -> None:
         self._ends.update(ends)
@@ -77,14 +86,20 @@ class _Gate:
     def drop(self, places: Sequence[Place]) -> None:
         for place in places:
             self._ends.pop(place, None)
+            self._stuck.pop(place, None)
 
     def passed(self, consumer: Consumer, eofs: Mapping[Place, int]) -> bool:
-        """Returns whether everything expected has now been read."""
+        """Returns whether everything expected has now been read, but for what is in open transactions."""
+        now = time.monotonic()
         if self._ends:
             asked = [TopicPartition(topic, number) for topic, number in self._ends]
             for found in consumer.position(asked):
                 place = (found.topic, found.partition)
-                if max(found.offset, eofs.get(place, OFFSET_INVALID)) >= self._ends[place]:
+                if place in eofs:
+                    self._stuck[place] = now
+                stuck_s = now - self._stuck.get(place, now)
+                reached = max(found.offset, eofs.get(place, OFFSET_INVALID))
+                if reached >= self._ends[place] or stuck_s > OPEN_TRANSACTION_S:
                     del self._ends[place]
         return not self._ends
 
@@ -204,16 +219,20 @@ class _ConsumerThread(ABC):
             self._stopping.wait(POLL_S)
         return []
 
-    def _bounds(self, consumer: Consumer, place: Place) -> tuple[int, int] | None:
-        """Returns (first offset, end offset) of a partition once a broker answers; None to stop."""
-        while not self._stopping.is_set():
-            try:
-                low, end = consumer.get_watermark_offsets(TopicPartition(*place), timeout=ASK_S)
-            except KafkaException:
-                self._stopping.wait(POLL_S)
-            else:
-                return low, end
-        return None
+    def _bounds(self, places: Sequence[Place]) -> dict[Place, tuple[int, int]]:
+        """Returns (first offset, high watermark) per partition once a broker answers; {} to stop."""
+        probe = Consumer(self._settings | {"isolation.level": "read_uncommitted"})
+        found: dict[Place, tuple[int, int]] = {}
+        try:
+            while not self._stopping.is_set() and len(found) < len(places):
+                place = places[len(found)]
+                try:
+                    found[place] = probe.get_watermark_offsets(TopicPartition(*place), timeout=ASK_S)
+                except KafkaException:
+                    self._stopping.wait(POLL_S)
+        finally:
+            probe.close()
+        return found if len(found) == len(places) else {}
 
 
 class Feed(_ConsumerThread):
@@ -243,18 +262,14 @@ class Feed(_ConsumerThread):
         return list(self._starts)
 
     def _open(self, consumer: Consumer) -> None:
+        places = [(topic, number) for topic in self._starts for number in self._partitions(consumer, topic)]
         assigned = []
-        for topic, start in self._starts.items():
-            for number in self._partitions(consumer, topic):
-                bounds = self._bounds(consumer, (topic, number))
-                if bounds is None:
-                    return
-                low, end = bounds
-                first = low if start == "beginning" else max(low, start.get(number, low))
-                if first < end:
-                    self._gate.expect({(topic, number): end})
-                offset = OFFSET_BEGINNING if first == low else first
-                assigned.append(TopicPartition(topic, number, offset))
+        for (topic, number), (low, end) in self._bounds(places).items():
+            start = self._starts[topic]
+            first = low if start == "beginning" else max(low, start.get(number, low))
+            if first < end:
+                self._gate.expect({(topic, number): end})
+            assigned.append(TopicPartition(topic, number, OFFSET_BEGINNING if first == low else first))
         consumer.assign(assigned)
 
     def _on_caught_up(self) -> None:
@@ -313,18 +328,13 @@ class GroupFeed(_ConsumerThread):
             return
         self._callbacks[0](partitions)
         self._gate.open.clear()
-        ends = {}
-        for partition in partitions:
-            place = (partition.topic, partition.partition)
-            self._owned.add(place)
-            bounds = self._bounds(consumer, place)
-            if bounds is None:
-                return
-            low, end = bounds
-            first = self._first(consumer, partition, low)
-            if first < end:
-                ends[place] = end
-        self._gate.expect(ends)
+        places = [(partition.topic, partition.partition) for partition in partitions]
+        bounds = self._bounds(places)
+        for place, partition in zip(places, partitions, strict=True):
+            low, end = bounds.get(place, (0, 0))
+            if self._first(consumer, partition, low) < end:
+                self._gate.expect({place: end})
+        self._owned.update(places)
         consumer.incremental_assign(partitions)
 
     def _first(self, consumer: Consumer, partition: TopicPartition, low: int) -> int:

@@ -82,7 +82,9 @@ class LoadReporter:
         """Reports the rest, so that the ranges of the next owner join up."""
         self._stopping.set()
         self._thread.join(FLUSH_S)
-        self._producer.flush(FLUSH_S)
+        unsent = self._producer.flush(FLUSH_S)
+        if unsent or self._thread.is_alive():
+            log.warning("%d load records were not sent in time; the balancer estimates them", unsent)
 
     def _run(self) -> None:
         try:

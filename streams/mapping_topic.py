@@ -20,6 +20,7 @@ from schemas.errors import (
 from schemas.records import MappingMeta, MappingRecord, mapping_record
 from streams.core.mapping import Snapshot, SnapshotBuilder
 from streams.feed import Feed
+from streams.kafka_settings import BATCH_BYTES, CONSUMER_ONLY, MAX_MESSAGE_BYTES, QUIET
 
 log = logging.getLogger(__name__)
 
@@ -158,10 +159,13 @@ class MappingWriter:
     """
 
     def __init__(self, kafka: dict[str, Any], prefix: str) -> None:
+        own = {name: value for name, value in kafka.items() if name not in CONSUMER_ONLY}
         self._settings = (
-            {"log_level": 2, "retry.backoff.ms": 5, "linger.ms": 0, "compression.type": "lz4"}
-            | kafka
+            {"retry.backoff.ms": 5, "linger.ms": 0, "compression.type": "lz4", "batch.size": BATCH_BYTES}
+            | QUIET
+            | own
             | {
+                "message.max.bytes": MAX_MESSAGE_BYTES,
                 "transactional.id": f"{prefix}balancer",
                 "transaction.timeout.ms": TRANSACTION_MS,
                 "enable.idempotence": True,

@@ -42,15 +42,21 @@ ROUND_SECONDS = Histogram(
     "Seconds that one round took to learn, look ahead and plan.",
     buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1),
 )
-DECISIONS = Counter("foreshard_balancer_decisions", "Rounds by outcome: plan, or the reason to skip.", ["outcome"])
+DECISIONS = Counter(
+    "foreshard_balancer_decisions", "Rounds by outcome: plan, or the reason to skip.", ["outcome"]
+)
 MOVES = Counter("foreshard_balancer_moves", "Moves made, by reason.", ["reason"])
 MOVED_LOAD = Counter("foreshard_balancer_moved_load_cps", "Load moved, cost units/s, by reason.", ["reason"])
-CLUSTER_LOAD = Gauge("foreshard_cluster_load_cps", "Load of a cluster with its backlog, cost units/s.", ["cluster"])
+CLUSTER_LOAD = Gauge(
+    "foreshard_cluster_load_cps", "Load of a cluster with its backlog, cost units/s.", ["cluster"]
+)
 CLUSTER_FORECAST = Gauge(
     "foreshard_cluster_forecast_cps", "Highest predicted load of the window, cost units/s.", ["cluster"]
 )
 CLUSTER_CAPACITY = Gauge("foreshard_cluster_capacity_cps", "Available capacity, cost units/s.", ["cluster"])
-CLUSTER_BACKLOG = Gauge("foreshard_cluster_backlog_cost_units", "Cost units that wait in its topic.", ["cluster"])
+CLUSTER_BACKLOG = Gauge(
+    "foreshard_cluster_backlog_cost_units", "Cost units that wait in its topic.", ["cluster"]
+)
 CLUSTER_SCORE = Gauge("foreshard_cluster_load_score", "Load score after the newest round.", ["cluster"])
 SERIES_SKILL = Gauge(
     "foreshard_series_relative_mae_ratio", "Error at the horizon against that of the last value.", ["series"]

@@ -88,7 +88,9 @@ class ProgressWatcher:
         except KafkaException as error:
             log.debug("progress of %s not read: %s", name, error)
             return None
-        committed = {place.partition: place.offset for place in answers if place.offset >= 0 and not place.error}
+        committed = {
+            place.partition: place.offset for place in answers if place.offset >= 0 and not place.error
+        }
         return Progress(name, committed, end)
 
     def _consumer(self, group: str) -> Consumer:

@@ -10,6 +10,7 @@ committed offset by the code that also takes over a new partition.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -49,6 +50,9 @@ BACK_OFF_S = (0.05, 5.0)
 
 NOTE_S = 0.5
 """Seconds between two commits of offsets alone, which tell that idle partitions use a new mapping."""
+
+LOOK_S = 0.2
+"""Seconds between two looks at the ends of the ingest partitions; a report may be sent twice a second."""
 
 FAILURES = 3
 """Failures in a row, with the broker reachable, after which going on would only hide them."""
@@ -150,6 +154,9 @@ class Router:
         self._carried: list[Message] = []
         """Records that came while nothing should: the next batch begins with them."""
         self._in_callback = False
+        self._ends: dict[int, int] = {}
+        """Ingest partition -> its end, for the lag in reports."""
+        self._looked = 0.0
         self._turn = time.monotonic()
         self._blocked = "starting"
         self._thread = threading.Thread(target=self._run, name="router", daemon=True)
@@ -172,9 +179,7 @@ class Router:
         self._reporter = LoadReporter(
             settings.kafka, settings.prefix, tally, self._clock, self._lag, self._on_failure
         )
-        self._ownership = Ownership(
-            self._consumer, Consumer(consumer), settings.ingest, self._reporter.begin
-        )
+        self._ownership = Ownership(self._consumer, Consumer(consumer), settings.ingest, self._reporter.begin)
         self._thread.start()
 
     def stop(self) -> bool:
@@ -196,13 +201,22 @@ class Router:
         return not self._blocked, self._blocked or "ok"
 
     def _lag(self, partition: int, position: int) -> int:
-        """Returns the records after `position`, as far as the consumer has heard."""
-        try:
+        """Returns the records after `position`, as of the last look."""
+        return max(0, self._ends.get(partition, 0) - position)
+
+    def _look_at_ends(self) -> None:
+        """Notes how far each partition reaches, as the consumer has heard; it must not be asked elsewhere."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_S:
+            return
+        self._looked = now
+        ends = {}
+        for partition in self._ownership.active:
             place = TopicPartition(self._settings.ingest, partition)
-            _low, high = self._consumer.get_watermark_offsets(place, cached=True)
-        except (KafkaException, RuntimeError):
-            return 0
-        return max(0, int(high) - position)
+            with contextlib.suppress(KafkaException):
+                ends[partition] = int(self._consumer.get_watermark_offsets(place, cached=True)[1])
+        self._ends = ends
+        metrics.PARTITIONS.set(len(ends))
 
     # ------------------------------------------------------------------ the loop
 
@@ -238,7 +252,7 @@ class Router:
             failed, self._failed = self._failed, None
             raise failed
         self._ownership.advance(self._routes.snapshot.version if self._routes else None)
-        metrics.PARTITIONS.set(len(self._ownership.active))
+        self._look_at_ends()
         if not batch or self._routes is None:
             self._idle()
             return

@@ -8,6 +8,7 @@ version that the predecessor used, the partition is sought to the committed offs
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -25,6 +26,10 @@ LOOKUP_S = 1.0
 
 ALONE_S = 0.3
 """Longest wait for one partition's, once the wait for all has failed: one open transaction blocks a list."""
+
+
+CLOSE_S = 0.5
+"""Longest wait for a question under way when the router stops."""
 
 
 @dataclass
@@ -172,5 +177,8 @@ class Ownership:
         return TopicPartition(self._topic, partition)
 
     def end(self) -> None:
-        """Ends the thread; called once, last."""
+        """Closes what asks for offsets; called once, last."""
+        closed = self._thread.submit(self._asking.close)
         self._thread.end()
+        with contextlib.suppress(TimeoutError):  # a question that nobody answers: the process ends anyway
+            closed.result(CLOSE_S)

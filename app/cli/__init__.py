@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import click
+from confluent_kafka import KafkaException
 
 from app.cli import clusters, configuration, control, events, keys, mapping, processes, rounds, topics
 from schemas.errors import ForeshardError
@@ -20,6 +21,9 @@ class Root(click.Group):
         except ForeshardError as error:
             click.echo(f"foreshard: {error.code}: {error}", err=True)
             sys.exit(error.exit_status)
+        except KafkaException as error:
+            click.echo(f"foreshard: kafka: {error.args[0].str()}", err=True)
+            sys.exit(ForeshardError.exit_status)
 
 
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,9 +31,14 @@ class Root(click.Group):
 def main() -> None:
     """Shards requests on Kafka and moves load before it arrives.
 
-    Exit status: 0 done, 1 unexpected, 2 wrong usage or input, 3 configuration, 4 no broker, 5 topics,
-    6 rules differ from the mapping's, 7 mapping, 8 fenced by a newer leader, 9 router failed,
-    10 not ready.
+    \b
+    Exit status
+      0  done                        6  rules differ from the mapping's
+      1  unexpected                  7  mapping
+      2  wrong usage or input        8  fenced by a newer leader
+      3  configuration               9  router failed
+      4  no broker                  10  not ready: no mapping or no leader
+      5  topics
     """
 
 

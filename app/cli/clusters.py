@@ -13,6 +13,7 @@ from app.cli.common import config_option, json_option, print_json, print_table, 
 from app.cli.control import say, wait_option
 from schemas.errors import InvalidRecordError, TopicError
 from schemas.records import ClusterAdd, describe
+from schemas.topics import OWN_TOPICS
 
 
 @click.group()
@@ -24,8 +25,10 @@ def clusters() -> None:
 @click.argument("name")
 @click.option("--capacity", type=float, required=True, help="What it can serve, cost units/s.")
 @click.option("--guess", is_flag=True, help="Mark the capacity as a guess.")
-@click.option("--topic", help="Use this existing topic [default: make <prefix>requests.NAME].")
-@click.option("--group", help="Consumer group of the backend [default: NAME].")
+@click.option(
+    "--topic", help="Use this existing topic [default: make <prefix>requests.NAME, or as registered]."
+)
+@click.option("--group", help="Consumer group of the backend [default: NAME, or as registered].")
 @config_option
 @wait_option
 def add(
@@ -37,27 +40,34 @@ def add(
     config_path: Path | None,
     wait: bool,
 ) -> None:
-    """Register a cluster, or change its capacity."""
+    """Register a cluster and make its topic, or change the capacity of a registered one."""
     config = read_config(config_path)
+    registered = {cluster.name: cluster for cluster in operators.clusters(config)}
+    old = registered.pop(name, None)
     try:
         command = ClusterAdd(
             id=operators.new_id("cluster-add"),
             at=config.clock.now(),
             by=getpass.getuser(),
             cluster=name,
-            topic=topic or f"{config.prefix}requests.{name}",
-            group=group or name,
+            topic=topic or (old.topic if old else f"{config.prefix}requests.{name}"),
+            group=group or (old.group if old else name),
             capacity_cps=capacity,
             capacity_guessed=guess,
         )
     except ValidationError as error:
         raise InvalidRecordError(f"cluster {name}: {describe(error)}") from None
+    taken = {config.ingest: "the ingest topic"} | {config.topic(spec): "our own" for spec in OWN_TOPICS}
+    taken |= {other.topic: f"cluster {other.name}'s" for other in registered.values()}
+    if command.topic in taken:
+        raise TopicError(f"topic {command.topic} is {taken[command.topic]}; give cluster {name} another one")
     if topic is None:
-        wrong = [item for item in topic_admin.create_cluster_topic(config, command.topic) if not item.ok]
-        if wrong:
-            raise TopicError(f"topic {wrong[0].topic} was not made: {wrong[0].text}")
-    elif topic_admin.partitions(config, topic) is None:
-        raise TopicError(f"topic {topic} does not exist; leave --topic out to make one")
+        for made in topic_admin.create_cluster_topic(config, command.topic):
+            if not made.ok:
+                raise TopicError(f"topic {made.topic} was not made: {made.text}")
+    found = topic_admin.check_cluster_topic(config, command.topic)
+    if not found.ok:
+        raise TopicError(f"topic {found.topic} of cluster {name}: {found.text}")
     say(config, command, wait=wait)
 
 
@@ -70,6 +80,7 @@ def list_clusters(config_path: Path | None, as_json: bool) -> None:
     if as_json:
         print_json([cluster.model_dump(mode="json", by_alias=True) for cluster in found])
         return
+    none = "no clusters yet; type `foreshard clusters add NAME --capacity N`"
     rows = [
         (
             c.name,
@@ -81,4 +92,4 @@ def list_clusters(config_path: Path | None, as_json: bool) -> None:
         )
         for c in found
     ]
-    print_table(["cluster", "state", "capacity/s>", "topic", "partitions>", "group"], rows)
+    print_table(["cluster", "state", "capacity/s>", "topic", "partitions>", "group"], rows, empty=none)

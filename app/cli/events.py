@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from app.config import Config
 from schemas import topics
 from schemas.errors import InvalidRecordError
 from schemas.records import Event, EventKey, describe
-from streams.core.events import EventBook
+from streams.core.events import SMALL_UPLIFT, EventBook
 
 
 @click.group()
@@ -28,7 +29,7 @@ def _key(text: str) -> EventKey:
         raise InvalidRecordError(
             f"{text!r} names no key; write TYPE:VALUE, or TYPE:VALUE,VALUE for several fields"
         )
-    return EventKey(type=kind, values=list(values.split(",")))
+    return EventKey(type=kind, values=list(next(csv.reader([values]))))
 
 
 def _checked(config: Config, fields: dict[str, Any]) -> Event:
@@ -45,19 +46,24 @@ def _checked(config: Config, fields: dict[str, Any]) -> Event:
 @events.command()
 @click.option("--id", "event_id", help="Name of the event [default: a new one].")
 @click.option("--kind", required=True, help="campaign, import, maintenance, ...")
-@click.option("--at", required=True, help="Start: now, +15m, 10:00, tomorrow 10:00 or ISO 8601 (UTC).")
+@click.option("--at", required=True, help="Start, UTC: now, +15m, 10:00, tomorrow 10:00 or ISO 8601.")
 @click.option("--for", "duration", required=True, help="Duration: 90s, 15m, 2h, 1d.")
 @click.option("--type", "types", multiple=True, help="Request type in its scope; may be repeated.")
-@click.option("--key", "keys", multiple=True, help="TYPE:VALUE in its scope; may be repeated.")
+@click.option("--key", "keys", multiple=True, help="TYPE:VALUE[,VALUE...] in its scope; may be repeated.")
 @click.option("--cluster", help="Cluster whose capacity changes.")
 @click.option("--uplift", type=float, help="Load of the scope is multiplied by this.")
 @click.option("--rps", "requests_per_s", type=float, help="Requests/s added to the scope.")
 @click.option("--total", type=float, help="Requests added in all, spread evenly over the duration.")
 @click.option("--capacity-factor", type=float, help="Capacity of the cluster is multiplied by this.")
-@click.option("--note", default="")
+@click.option("--note", default="", help="Kept with the event.")
 @config_option
 def post(config_path: Path | None, event_id: str | None, at: str, duration: str, **given: Any) -> None:
-    """Announce an event; it is checked before it is sent."""
+    """Announce an event; it is checked before it is sent.
+
+    It needs one scope (--type, --key or --cluster) and one effect (--uplift, --rps or --total; for a
+    cluster --capacity-factor). A key is the values of its fields in the order of the type's rule; quote a
+    value that holds a comma: --key 'order:acme,"7,5"'.
+    """
     config = read_config(config_path)
     try:
         start = operators.moment(at, config.clock.now())
@@ -66,7 +72,9 @@ def post(config_path: Path | None, event_id: str | None, at: str, duration: str,
         raise InvalidRecordError(str(error)) from None
     total = given.pop("total")
     if total is not None:
-        given["requests_per_s"] = total / length_s if length_s > 0 else 0.0
+        if given["requests_per_s"] is not None:
+            raise InvalidRecordError("--rps and --total say the same thing; give one of them")
+        given["requests_per_s"] = total / length_s
     given |= {
         "id": event_id or operators.new_id(given["kind"]),
         "types": list(given["types"]),
@@ -76,7 +84,12 @@ def post(config_path: Path | None, event_id: str | None, at: str, duration: str,
     }
     event = _checked(config, given)
     operators.send(config, topics.EVENTS, event.id, event)
-    click.echo(f"posted {event.id}: {operators.shown_time(event.start)} to {operators.shown_time(event.end)}")
+    span = f"{operators.shown_time(event.start)} to {operators.shown_time(event.end)}"
+    click.echo(f"posted {event.id}: {_scope(event)} {_effect(event)}, {span}")
+    if event.end < config.clock.now():
+        click.echo("note: it is over already", err=True)
+    if event.uplift is not None and event.uplift <= SMALL_UPLIFT:
+        click.echo(f"note: an uplift of {SMALL_UPLIFT} or less changes no forecast", err=True)
 
 
 @events.command("list")
@@ -84,15 +97,25 @@ def post(config_path: Path | None, event_id: str | None, at: str, duration: str,
 @json_option
 def list_events(config_path: Path | None, as_json: bool) -> None:
     """List the posted events."""
-    found = operators.events(read_config(config_path))
+    config = read_config(config_path)
+    found = operators.events(config)
     if as_json:
         print_json([event.model_dump(mode="json", by_alias=True) for event in found])
         return
+    now = config.clock.now()
     rows = [
-        (e.id, e.kind, operators.shown_time(e.start), operators.shown_time(e.end), _scope(e), _effect(e))
+        (
+            e.id,
+            e.kind,
+            "over" if e.end <= now else "on" if e.start <= now else "to come",
+            operators.shown_time(e.start),
+            operators.shown_time(e.end),
+            _scope(e),
+            _effect(e),
+        )
         for e in found
     ]
-    print_table(["event", "kind", "start", "end", "scope", "effect"], rows)
+    print_table(["event", "kind", "", "start", "end", "scope", "effect"], rows, empty="no events")
 
 
 def _scope(event: Event) -> str:
@@ -114,7 +137,7 @@ def _effect(event: Event) -> str:
 def cancel(event_id: str, config_path: Path | None) -> None:
     """Withdraw an event."""
     config = read_config(config_path)
-    if event_id not in {event.id for event in operators.events(config)}:
+    if event_id not in operators.table(config, topics.EVENTS):
         raise InvalidRecordError(f"there is no event {event_id}; see `foreshard events list`")
     operators.send(config, topics.EVENTS, event_id, None)
     click.echo(f"withdrawn: {event_id}")

@@ -8,7 +8,7 @@ import click
 
 from app.cli.common import config_option, json_option, print_json, read_config
 from app.config import Config
-from schemas.errors import InvalidRecordError
+from schemas.errors import BadRequestError, InvalidRecordError
 from schemas.records import SLOTS
 from streams.core.keys import locate
 
@@ -25,7 +25,7 @@ def place(config: Config, type_name: str | None, values: tuple[str, ...]) -> tup
         raise InvalidRecordError(f"say which request type with --type; configured: {', '.join(names)}")
     try:
         shard, slot = locate(config.rules, type_name, list(values))
-    except ValueError as error:
+    except BadRequestError as error:
         raise InvalidRecordError(str(error)) from None
     return type_name, shard, slot
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -23,6 +24,10 @@ def _outcome(decision: Decision) -> str:
     return f"{len(decision.moves)} moves" if decision.moves else "mapping written"
 
 
+def _json(decision: Decision) -> dict[str, Any]:
+    return {"id": decision.id} | decision.model_dump(mode="json", by_alias=True)
+
+
 @rounds.command("list")
 @click.option("-n", "newest", type=click.IntRange(1), default=20, show_default=True, help="How many.")
 @click.option("--plans", is_flag=True, help="Only rounds that changed the mapping.")
@@ -31,12 +36,13 @@ def _outcome(decision: Decision) -> str:
 def list_rounds(newest: int, plans: bool, config_path: Path | None, as_json: bool) -> None:
     """List the newest rounds."""
     config = read_config(config_path)
-    found = [d for d in operators.decisions(config, newest) if not plans or d.skip is None]
+    found = operators.decisions(config, newest, lambda d: not plans or d.skip is None)
     if as_json:
-        print_json([decision.model_dump(mode="json", by_alias=True) for decision in found])
+        print_json([_json(decision) for decision in found])
         return
+    none = "no plans yet" if plans else "no rounds yet; `foreshard balancer` runs them"
     rows = [(d.id, operators.shown_time(d.at), d.mode.value, _outcome(d), d.version, d.detail) for d in found]
-    print_table(["round", "time", "mode", "outcome", "version>", "why"], rows)
+    print_table(["round", "time", "mode", "outcome", "version>", "why"], rows, empty=none)
 
 
 @rounds.command()
@@ -46,12 +52,12 @@ def list_rounds(newest: int, plans: bool, config_path: Path | None, as_json: boo
 def show(round_id: str, config_path: Path | None, as_json: bool) -> None:
     """Show one round: clusters before and after, forecasts, moves and reasons."""
     config = read_config(config_path)
-    found = [d for d in operators.decisions(config, 1_000_000) if d.id == round_id]
+    found = operators.decisions(config, 1, lambda d: d.id == round_id)
     if not found:
         raise InvalidRecordError(f"there is no round {round_id}; see `foreshard rounds list`")
     decision = found[-1]
     if as_json:
-        print_json(decision.model_dump(mode="json", by_alias=True))
+        print_json(_json(decision))
         return
     click.echo(f"round {decision.id} at {operators.shown_time(decision.at)}: {_outcome(decision)}")
     if decision.detail:

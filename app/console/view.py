@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 
-from schemas.records import SLOTS
+from schemas.records import SLOTS, Event
 from streams.balancer import Balancer
+from streams.core.mapping import Snapshot
+
+OVER_S = 3600.0
+"""Model seconds that an event is shown after its end."""
 
 
 def view(balancer: Balancer) -> dict[str, Any]:
-    """Returns the balancer's role, clusters, series, mapping, events and newest decisions."""
+    """Returns what `/api/state` answers. Names and counts only: no key of any request is in it.
+
+    role, model_time; clusters, series: of the newest round that measured; decisions: newest first;
+    mapping: see `_mapping`; events: those not long over. A leader also tells mode, frozen, epoch, and
+    steps_learned.
+    """
     rounds = balancer.rounds
-    decisions = list(balancer.decisions)
+    now = balancer.settings.clock.now()
+    decisions = list(balancer.decisions) if rounds is not None else []
     latest = next((item for item in reversed(decisions) if item.clusters), None)
     shown: dict[str, Any] = {
         "role": balancer.role.value,
-        "model_time": balancer.settings.clock.now(),
+        "model_time": now,
         "clusters": [item.model_dump(mode="json") for item in latest.clusters] if latest else [],
         "series": [item.model_dump(mode="json") for item in latest.series] if latest else [],
         "decisions": [
-            item.model_dump(mode="json", by_alias=True, exclude={"clusters", "series"}) | {"id": item.id}
+            {"id": item.id} | item.model_dump(mode="json", by_alias=True, exclude={"clusters", "series"})
             for item in reversed(decisions)
         ],
         "mapping": None,
@@ -29,24 +40,35 @@ def view(balancer: Balancer) -> dict[str, Any]:
     }
     if rounds is None:
         return shown
-    shown |= {
+    return shown | {
         "mode": rounds.mode.value,
         "frozen": rounds.frozen,
         "epoch": rounds.epoch,
         "steps_learned": rounds.outlook.learned,
-        "events": [event.model_dump(mode="json", by_alias=True) for event in rounds.events.all()],
+        "events": [_event(event) for event in rounds.events.all() if event.end > now - OVER_S],
+        "mapping": None if rounds.snapshot is None else _mapping(rounds.snapshot),
     }
-    snapshot = rounds.snapshot
-    if snapshot is not None:
-        owners = snapshot.owners.reshape(snapshot.shards, SLOTS)
-        at_home = np.array([snapshot.names.index(record.home) for record in snapshot.records])
-        away = (owners != at_home[:, None]).mean(axis=1)
-        shown["mapping"] = {
-            "version": snapshot.version,
-            "epoch": snapshot.epoch,
-            "names": list(snapshot.names),
-            "homes": at_home.tolist(),
-            "away": np.round(away, 4).tolist(),
-            "slots": np.bincount(snapshot.owners, minlength=len(snapshot.names)).tolist(),
-        }
-    return shown
+
+
+def _event(event: Event) -> dict[str, Any]:
+    """Returns an event whose scope says how many keys it has, and of which types."""
+    keys = Counter(key.type for key in event.keys)
+    of_keys = [f"{count} key{'s' * (count != 1)} of {name}" for name, count in sorted(keys.items())]
+    scope = [event.cluster] if event.cluster else [*event.types, *of_keys]
+    fields = event.model_dump(mode="json", exclude={"schema_version", "types", "keys", "cluster", "note"})
+    return fields | {"scope": ", ".join(scope)}
+
+
+def _mapping(snapshot: Snapshot) -> dict[str, Any]:
+    """Returns per shard the index of its home in `names` and the part that is away; slots per name."""
+    owners = snapshot.owners.reshape(snapshot.shards, SLOTS)
+    homes = np.array([snapshot.names.index(record.home) for record in snapshot.records])
+    away = (owners != homes[:, None]).mean(axis=1)
+    return {
+        "version": snapshot.version,
+        "epoch": snapshot.epoch,
+        "names": list(snapshot.names),
+        "homes": homes.tolist(),
+        "away": np.round(away, 4).tolist(),
+        "slots": np.bincount(snapshot.owners, minlength=len(snapshot.names)).tolist(),
+    }

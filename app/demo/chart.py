@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -52,12 +53,12 @@ class Shown:
 
 
 def show(
-    console: Console, facts: Mapping[str, object], clusters: Sequence[str], passes: Sequence[Shown]
+    console: Console, facts: Mapping[str, Any], clusters: Sequence[str], passes: Sequence[Shown]
 ) -> None:
     """Prints what was run, the figures of all passes, and load / capacity over time."""
     console.print()
-    for name, value in facts.items():
-        console.print(f"  {name}: {value}", highlight=False)
+    for sentence in sentences(facts):
+        console.print(sentence, markup=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     for shown in passes:
@@ -72,6 +73,43 @@ def show(
         console.print(f"[bold]{shown.mode}[/bold]")
         for name, row in zip(clusters, shown.load, strict=True):
             console.print(Text.assemble(f"  {name:<10}", _bars(row), f"  max {row.max():.2f}"))
+    console.print()
+    for sentence in conclusions(passes):
+        console.print(sentence, markup=False)
+
+
+def sentences(facts: Mapping[str, Any]) -> list[str]:
+    """Returns what was run, in words: load, history, backends, campaign, settings."""
+    source = f"{facts['source']} (seed {facts['seed']})"
+    if "k" in facts:
+        source += (
+            f", window from {facts['window_from']}: {facts['recorded']:,} recorded requests, "
+            f"each replayed {facts['k']} times"
+        )
+    sizes = ", ".join(f"{name} {size:g}" for name, size in facts["capacity_per_wall_s"].items())
+    campaign = facts["campaign"]
+    return [
+        f"Load: {facts['requests']:,} requests in {facts['seconds']} s from {source}. Model time runs "
+        f"{facts['time_scale']:g} times as fast: {facts['window_s']:,.0f} s of it.",
+        f"History: {facts['history_steps']:,} steps ({facts['history_days']:g} days, "
+        f"{facts['history_requests']:,} requests), which the balancer read at its start.",
+        f"Backends: {sizes} cost units/s; planned mean utilisation {facts['planned_utilisation']:g}.",
+        f"Campaign, announced: {campaign['requests_per_wall_s']:g} requests/s more on "
+        f"{campaign['keys']} keys from {campaign['from_s']:g} to {campaign['to_s']:g} s.",
+        f"Settings as shipped but dwell_s = {facts['dwell_s']:g}: moved shards may go home after "
+        f"{facts['dwell_s'] / facts['time_scale']:g} s on the wall.",
+    ]
+
+
+def conclusions(passes: Sequence[Shown]) -> list[str]:
+    """Returns one sentence per pass: what became of the requests, and how many had to wait."""
+    done = {"auto": "Balanced", "observe": "Only observed"}
+    return [
+        f"{done.get(shown.mode, shown.mode)}: {shown.figures.routed:,} requests processed, "
+        f"{shown.figures.lost} lost, {shown.figures.repeated} repeated; "
+        f"{shown.figures.violations_pct:.2f} % waited more than 1 s."
+        for shown in passes
+    ]
 
 
 def _cell(value: float | int | None) -> str:

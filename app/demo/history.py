@@ -41,7 +41,14 @@ def history_records(
 def write_history(kafka: dict[str, Any], prefix: str, traffic: Traffic) -> int:
     """Writes the traffic's history to the `load` topic; returns the number of steps."""
     producer = Producer(
-        kafka | {"acks": "all", "enable.idempotence": True, "linger.ms": 20, "compression.type": "lz4"}
+        kafka
+        | {
+            "acks": "all",
+            "enable.idempotence": True,
+            "linger.ms": 20,
+            "compression.type": "lz4",
+            "log_level": 3,  # a broker just started lets its first clients try again: no news
+        }
     )
     first_step = round(traffic.start / STEP_S) - len(traffic.history)
     series = tuple(rule.name for rule in traffic.rules)

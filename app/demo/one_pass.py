@@ -23,6 +23,7 @@ from app.demo.producer import prepare, read_progress
 from app.demo.report import Outcome
 from app.demo.settings import INGEST_PARTITIONS, ROUTERS, PassClock, PassNames, write_config
 from app.demo.traffic import STEP_S, Traffic
+from app.demo.warmup import WarmUp
 from schemas.errors import HEADER_SOURCE, NotReadyError, TopicError
 from schemas.records import ClusterAdd, Decision, Mode, SetMode, decision_record
 from schemas.topics import COMMANDS, DEAD_LETTER, DECISIONS, EVENTS
@@ -76,8 +77,12 @@ class OnePass:
         config = self._configure()
         self._give_commands(config)
         with Children(self.folder) as children, _Decisions(config) as decisions:
+            warm_up = WarmUp(dict(self.kafka), self.names.prefix + "warm-up")
+            warm_up.start()
             self._start(children, config)
             self._wait_until_ready(children, config)
+            warm_up.stop()
+            self.say(f"all processes are ready; the broker is warm ({warm_up.transactions:,} transactions)")
             begin = self._go(config)
             self._watch(children, decisions, begin)
             children.stop([f"router-{index}" for index in range(ROUTERS)])
@@ -85,6 +90,7 @@ class OnePass:
             children.stop(name for name in list(self.capacity_cps))
             children.stop([*(f"reporter-{name}" for name in self.capacity_cps), "balancer", "producer"])
             self.decisions += decisions.read()
+        (self.folder / "decisions.jsonl").write_bytes(b"\n".join(d.to_json() for d in self.decisions))
         return self._outcome(config, begin)
 
     # ------------------------------------------------------------------ before
@@ -161,7 +167,6 @@ class OnePass:
                         f"{name} was not ready within {READY_S:.0f} s: {why}; see {self.folder}/{name}.log"
                     )
             time.sleep(POLL_S)
-        self.say("all processes are ready")
 
     def _go(self, config: Config) -> float:
         """Posts the campaign, tells the producer when to begin; returns that wall time.

@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient
 from rich.console import Console
 
 from app.demo import backends
-from app.demo.chart import Shown, show
+from app.demo.chart import Shown, sentences, show
 from app.demo.generator import generate
 from app.demo.one_pass import OnePass
 from app.demo.report import WINDOW_S, count, load_over_capacity
@@ -54,7 +54,7 @@ def run_demo(  # noqa: PLR0913 - one parameter for each option of the command
             traffic = _traffic(seconds, time_scale, seed, trace, columns, window_from)
             capacity = backends.capacities(traffic.mean_cps)
             facts = _facts(traffic, capacity, seconds, time_scale, trace)
-            _say_facts(console, facts)
+            console.print(sentences(facts)[0], markup=False)
             folder = Path(tempfile.mkdtemp(prefix="foreshard-demo-"))
             kafka = stack.enter_context(
                 local_kafka(data_dir=folder / "kafka" if keep else None, keep=keep, quiet=False)
@@ -122,14 +122,6 @@ def _facts(
             "requests_per_wall_s": round(campaign.requests_per_s * time_scale, 1),
         },
     }
-
-
-def _say_facts(console: Console, facts: dict[str, Any]) -> None:
-    k = f", each recorded request {facts['k']} times" if "k" in facts else ""
-    console.print(
-        f"{facts['requests']:,} requests in {facts['seconds']} s from {facts['source']}{k}; "
-        f"model time runs {facts['time_scale']:g} times as fast: {facts['window_s']:.0f} s of it"
-    )
 
 
 def _pass(

@@ -151,6 +151,14 @@ class EventBook:
             added[slot] = added.get(slot, np.zeros(len(times))) + rate * self._costs[series]
         return added
 
+    def added_on_keys(self, series: str, times: Floats) -> Floats:
+        """Returns float64[n], requests/s that events on single keys add to the series, in all."""
+        total = np.zeros(len(times))
+        for (number, _), rate in self._added_requests(times, headroom=False).items():
+            if number == self._names[series]:
+                total += rate
+        return total
+
     def _added_requests(self, times: Floats, headroom: bool) -> dict[tuple[int, int], Floats]:
         """Returns (series, global slot) -> float64[n], requests/s that events on its keys add."""
         added: dict[tuple[int, int], Floats] = {}

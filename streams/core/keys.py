@@ -13,11 +13,8 @@ members of one name in a JSON object.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import mmh3
 import numpy as np
@@ -26,119 +23,34 @@ import orjson
 
 from schemas.errors import BadRequest, BadRequestError
 from schemas.records import MAX_SHARDS, SLOTS
+from streams.core.key_rules import ANY_TYPE, FieldKind, KeyField, KeyRules, RequestType, parse_field
 
-FieldKind = Literal["json", "header", "key"]
+__all__ = [
+    "ANY_TYPE",
+    "FieldKind",
+    "KeyField",
+    "KeyReader",
+    "KeyRules",
+    "RequestType",
+    "hash_key",
+    "key_bytes",
+    "locate",
+    "parse_field",
+    "parse_value",
+    "place",
+    "scalar_bytes",
+    "shard_table",
+]
+
 Headers = Sequence[tuple[str, bytes | None]]
 NamedHeaders = Mapping[str, bytes | None]
 
-ANY_TYPE = "*"
-"""Name of the rule for every type that has no rule of its own."""
 TABLE_BITS = 20
 """Size of the shard table: 2^20 entries of 2 bytes; enough for max/mean of 1.2 at 4,096 shards."""
 INTEGERS = range(-(2**63), 2**64)
 """Integers that are keys: what JSON parsers keep exactly."""
 OPEN_TYPES = 4096
 """Names of types without a rule of their own whose compiled rule is kept."""
-
-
-@dataclass(frozen=True)
-class KeyField:
-    """Where a value is: `path` holds the JSON path's parts, or the header's name, or nothing."""
-
-    kind: FieldKind
-    path: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return self.kind if self.kind == "key" else f"{self.kind}:{'.'.join(self.path)}"
-
-
-def parse_field(text: str) -> KeyField:
-    """Returns the field that "json:user.id", "header:name" or "key" means; else ValueError."""
-    if text == "key":
-        return KeyField("key", ())
-    kind, _, rest = text.partition(":")
-    if kind == "header" and rest:
-        return KeyField("header", (rest,))
-    if kind == "json" and rest and all(rest.split(".")):
-        return KeyField("json", tuple(rest.split(".")))
-    raise ValueError(f'{text!r} is no field: write "json:user.id", "header:name" or "key"')
-
-
-@dataclass(frozen=True)
-class RequestType:
-    """The rule of one request type. An empty keyspace means: the name of the request's type."""
-
-    name: str
-    key: tuple[KeyField, ...]
-    keyspace: str = ""
-    order: Literal["key", "none"] = "key"
-    missing: Literal["dead-letter", "empty"] = "dead-letter"
-    cost: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.name:
-            raise ValueError("a request type has an empty name")
-        if not self.key:
-            raise ValueError(f"request type {self.name!r} has no key fields")
-        if "\0" in self.keyspace + self.name:
-            raise ValueError(f"request type {self.name!r}: NUL in its name or keyspace {self.keyspace!r}")
-        if not 0 < self.cost < float("inf"):
-            raise ValueError(f"request type {self.name!r}: cost {self.cost} is not a positive number")
-
-
-@dataclass(frozen=True)
-class KeyRules:
-    """N and all request types: what decides where a request goes, equal in every process."""
-
-    shards: int
-    type_from: tuple[KeyField, ...]
-    types: tuple[RequestType, ...]
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.shards <= MAX_SHARDS:
-            raise ValueError(f"shards = {self.shards} is not in 1..{MAX_SHARDS}")
-        if not self.type_from:
-            raise ValueError("type_from is empty: nothing says what type a request has")
-        if not self.types:
-            raise ValueError("there are no request types")
-        names = self.series
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"request types named twice: {twice}")
-
-    @property
-    def series(self) -> tuple[str, ...]:
-        """Names of the types in their order; a type's place in it is its series index."""
-        return tuple(rule.name for rule in self.types)
-
-    def costs(self) -> npt.NDArray[np.float64]:
-        """Returns float64[series], cost units per request."""
-        return np.array([rule.cost for rule in self.types], dtype=np.float64)
-
-    def rules_hash(self) -> str:
-        """Returns the SHA-256 in hex of N and all that decides the bytes of a key.
-
-        The order of the types, their cost and their order policy do not count.
-        """
-        types = [
-            [rule.name, _keyspace(rule), [str(field) for field in rule.key], rule.missing]
-            for rule in sorted(self.types, key=lambda rule: rule.name)
-        ]
-        canonical = [self.shards, [str(field) for field in self.type_from], types]
-        return hashlib.sha256(orjson.dumps(canonical)).hexdigest()
-
-    def rule(self, type_name: str) -> tuple[int, RequestType]:
-        """Returns (series index, rule) of a type; BadRequestError where none applies to it."""
-        names = self.series
-        for name in (type_name, ANY_TYPE):
-            if name in names:
-                return names.index(name), self.types[names.index(name)]
-        raise BadRequestError(BadRequest.TYPE_UNKNOWN, "no rule for this request's type")
-
-
-def _keyspace(rule: RequestType) -> str:
-    """Returns the rule's keyspace; "" where it is the name of each request's own type."""
-    return rule.keyspace or ("" if rule.name == ANY_TYPE else rule.name)
 
 
 # ---------------------------------------------------------------------------- key bytes
@@ -222,7 +134,7 @@ class _Compiled:
     def __init__(self, rule: RequestType, type_name: str, series: int) -> None:
         self.series = series
         self.name = type_name
-        self.prefix = (_keyspace(rule) or type_name).encode()
+        self.prefix = (rule.own_keyspace or type_name).encode()
         self.needs_value = any(field.kind == "json" for field in rule.key)
         self.empty = rule.missing == "empty"
         self.fields = rule.key
@@ -283,9 +195,7 @@ def shard_table(shards: int) -> npt.NDArray[np.uint16]:
     return table
 
 
-def place(
-    hashes: npt.NDArray[np.uint64], shards: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def place(hashes: npt.NDArray[np.uint64], shards: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Returns (shard int64[n], global slot int64[n]) of n hashes; global slot = shard * 256 + slot."""
     shard = shard_table(shards)[hashes >> np.uint64(64 - TABLE_BITS)].astype(np.int64)
     return shard, shard * SLOTS + (hashes & np.uint64(SLOTS - 1)).astype(np.int64)
@@ -346,9 +256,7 @@ class KeyReader:
                 self._types[rule.name] = self._by_bytes[rule.name.encode()] = compiled
         self._room = OPEN_TYPES
 
-    def read(
-        self, value: bytes | None, key: bytes | None, headers: Headers | None
-    ) -> tuple[int, int, str]:
+    def read(self, value: bytes | None, key: bytes | None, headers: Headers | None) -> tuple[int, int, str]:
         """Returns (series index, 64-bit hash, type name); raises BadRequestError.
 
         The value is parsed only where the type or a key field is in it.

@@ -25,6 +25,9 @@ NEWEST_WINDOWS = 2
 """Windows of "the newest 10 s"."""
 SMOOTH_S = 30.0
 """Time constant of the smoothed rate: rounds come every 10 s, so it averages three of them."""
+SURGE_SD = 2.0
+"""The newest 10 s of a shard count as a surge when they exceed the smoothed rate by more than this many
+standard deviations of a Poisson count."""
 KEPT_WINDOWS = 24
 """Windows kept per partition: 120 s, four time constants; what is older weighs under 2 %."""
 SILENT_S = 30.0
@@ -157,8 +160,9 @@ class LoadBook:
     def rates(self, now: float, costs: Floats | None = None) -> Floats | None:
         """Returns float64[series, shards] requests/s; None before every partition has a whole window.
 
-        Per shard, whichever is more load: the mean of the newest 10 s or the EWMA (30 s); the series
-        are weighed by `costs` (float64[series], default 1), so that costs @ result is that maximum.
+        Per shard the EWMA (30 s), or the mean of the newest 10 s where that is more load than chance
+        explains; the series are weighed by `costs` (float64[series], default 1). The plain maximum of
+        the two would read a cluster of many small shards 15 % too high (docs/decisions/0003).
         Every partition counts from its own newest report: one that is late keeps its last value, and
         `unknown_partitions(now)` says when that may no longer be used. None also when all are silent.
         """
@@ -168,9 +172,10 @@ class LoadBook:
             return None
         newest, smooth = self._sums()
         weigh = np.ones(self._series) if costs is None else costs
-        smoother = weigh @ smooth > weigh @ newest
-        newest[:, smoother] = smooth[:, smoother]
-        return newest
+        chance = SURGE_SD * np.sqrt((weigh * weigh) @ smooth / (NEWEST_WINDOWS * WINDOW_S))
+        surges = weigh @ newest > weigh @ smooth + chance
+        smooth[:, surges] = newest[:, surges]
+        return smooth
 
     def _sums(self) -> tuple[Floats, Floats]:
         """Returns the mean rates of the newest 10 s and the EWMA, each float64[series, shards]."""

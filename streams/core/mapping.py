@@ -265,9 +265,7 @@ def _slot_owners(segments: Sequence[Segment]) -> list[str]:
 
 def _segments(owners: Sequence[str]) -> list[Segment]:
     borders = [slot for slot in range(SLOTS) if slot == 0 or owners[slot] != owners[slot - 1]]
-    return [
-        (start, stop, owners[start]) for start, stop in zip(borders, [*borders[1:], SLOTS], strict=True)
-    ]
+    return [(start, stop, owners[start]) for start, stop in zip(borders, [*borders[1:], SLOTS], strict=True)]
 
 
 # ---------------------------------------------------------------------------- plans
@@ -294,9 +292,7 @@ def first_mapping(
         )
         for shard, home in enumerate(homes(shards, weights))
     ]
-    meta = MappingMeta(
-        version=1, epoch=epoch, shards=shards, rules_hash=rules_hash, clusters=dict(clusters)
-    )
+    meta = MappingMeta(version=1, epoch=epoch, shards=shards, rules_hash=rules_hash, clusters=dict(clusters))
     advance(None, {record.shard: record for record in records}, meta)
     return records, meta
 

@@ -26,6 +26,10 @@ HOT_FACTOR = 4.0
 """A slot counts as hot when it carries this many times the mean slot of its shard."""
 EVENT_PART = 0.05
 """A shard's rise is put down to events when they add more than this part of its load."""
+MOST_UPLIFT = 1e6
+"""Events that multiply one another must not make a load infinite."""
+NOTHING, ONE = np.zeros(1), np.ones(1)
+"""The effect now of an event that is not on: nothing added, nothing multiplied."""
 
 
 @dataclass(frozen=True)
@@ -86,22 +90,31 @@ class Outlook:
         load[:, 0] = measured.sum(axis=0)
         untrusted = [index for index, view in enumerate(views) if not view.trusted]
         gated = measured[untrusted].sum(axis=0)
-        extra = events.added(times)
+        extra, on_now = events.added(times), events.added(times[:1], headroom=False)
+        to_come = {slot: rate - float(on_now.get(slot, NOTHING)[0]) for slot, rate in extra.items()}
         for slot, rate in extra.items():
             shard = slot // SLOTS
-            known = gated[shard] / load[shard, 0] * rate[0] if load[shard, 0] > 0 else 0.0
-            load[shard, 1:] += np.maximum(rate[1:] - known, 0.0)
+            seen = gated[shard] / load[shard, 0] if load[shard, 0] > 0 else 0.0
+            load[shard, 1:] += np.maximum(rate + seen * (to_come[slot] - rate), 0.0)[1:]
             announced[shard] += rate.max()
         raised = np.flatnonzero(announced > EVENT_PART * load.max(axis=1))
-        return Demand(load, self._skew(rates, measured, hot, extra), set(raised.tolist()), views)
+        return Demand(load, self._skew(rates, measured, hot, to_come), set(raised.tolist()), views)
 
     def _series(
         self, index: int, times: Floats, rates: Floats, events: EventBook
     ) -> tuple[Floats, Floats, SeriesView]:
-        """Returns one series' part of the load matrix, the same without events, and its view."""
+        """Returns one series' part of the load matrix, the same without events, and its view.
+
+        What is measured now contains the events that are on, as far as they have risen: headroom is
+        for what is to come only, or an event about to start would count as measured already.
+        """
         name, cost = self.rules.series[index], float(self.rules.costs()[index])
         skill = self.forecasters[index].skill
-        uplift, added = events.uplift(name, times), events.added_series(name, times)
+        uplift = np.minimum(events.uplift(name, times), MOST_UPLIFT)
+        added = events.added_series(name, times)
+        uplift_now = min(float(events.uplift(name, times[:1], headroom=False)[0]), MOST_UPLIFT)
+        added_now = float(events.added_series(name, times[:1], headroom=False)[0])
+        factor_now = events.shard_factor(times[:1], headroom=False)
         share = self.shares.share[index]
         now_rps = float(rates.sum())
         if skill.trusted:
@@ -110,16 +123,19 @@ class Outlook:
             quiet = np.outer(share, base * cost)
             part = np.outer(share, expected * cost)
         else:
-            expected = now_rps * uplift / uplift[0] + np.maximum(added - added[0], 0.0)
+            to_come = np.maximum(added - added_now, 0.0)
+            expected = now_rps * uplift / uplift_now + to_come
             quiet = np.outer(rates, np.full(COLUMNS, cost))
-            part = quiet * (uplift / uplift[0])
-            part += np.outer(share, np.maximum(added - added[0], 0.0) * cost)
+            part = quiet * (uplift / uplift_now) + np.outer(share, to_come * cost)
         for shard, factor in events.shard_factor(times).items():
-            part[shard] *= factor if skill.trusted else factor / factor[0]
+            seen = 1.0 if skill.trusted else min(float(factor_now.get(shard, ONE)[0]), MOST_UPLIFT)
+            part[shard] *= np.minimum(factor, MOST_UPLIFT) / seen
+        on_keys = events.added_on_keys(name, times)
+        coming = float(on_keys[-1] - (0.0 if skill.trusted else on_keys[0]))
         view = SeriesView(
             name=name,
             now_rps=now_rps,
-            forecast_rps=max(float(expected[-1]), 0.0),
+            forecast_rps=max(float(expected[-1]) + coming, 0.0),
             relative_mae=skill.relative_mae,
             trusted=skill.trusted,
             why_not=skill.why_not,
@@ -135,12 +151,15 @@ class Outlook:
         return rps
 
     def _skew(
-        self, rates: Floats, measured: Floats, hot: Mapping[int, float], extra: Mapping[int, Floats]
+        self, rates: Floats, measured: Floats, hot: Mapping[int, float], to_come: Mapping[int, Floats]
     ) -> dict[int, Floats]:
-        """Returns slot shares of the shards that have a hot slot, measured or announced."""
+        """Returns slot shares of the shards that have a hot slot, measured or announced.
+
+        hot: global slot -> requests/s; to_come: global slot -> float64[11], cost units/s not measured yet.
+        """
         requests, cost = rates.sum(axis=0), measured.sum(axis=0)
         weights: dict[int, Floats] = {}
-        for shard, busy in _by_shard(hot).items():
+        for shard, busy in _by_shard(hot, len(requests)).items():
             limit = HOT_FACTOR * requests[shard] / SLOTS
             slots = {slot: rate for slot, rate in busy.items() if rate > limit}
             if not slots or requests[shard] <= 0:
@@ -149,16 +168,18 @@ class Outlook:
             for slot, rate in slots.items():
                 weight[slot] += rate
             weights[shard] = weight * (cost[shard] / requests[shard])
-        for global_slot, added in extra.items():
+        for global_slot, added in to_come.items():
             shard, slot = divmod(global_slot, SLOTS)
             weight = weights.setdefault(shard, np.full(SLOTS, cost[shard] / SLOTS))
-            weight[slot] += max(float(added.max() - added[0]), 0.0)
+            weight[slot] += max(float(added.max()), 0.0)
         return {shard: weight / weight.sum() for shard, weight in weights.items() if weight.sum() > 0}
 
 
-def _by_shard(hot: Mapping[int, float]) -> dict[int, dict[int, float]]:
+def _by_shard(hot: Mapping[int, float], count: int) -> dict[int, dict[int, float]]:
+    """Returns shard -> slot -> requests/s; slots that no shard below `count` has are left out."""
     shards: dict[int, dict[int, float]] = {}
     for global_slot, rate in sorted(hot.items()):
         shard, slot = divmod(global_slot, SLOTS)
-        shards.setdefault(shard, {})[slot] = rate
+        if shard < count:
+            shards.setdefault(shard, {})[slot] = rate
     return shards

@@ -87,7 +87,7 @@ class Rounds:
         self.commands_read = False
         """True once every command that was present at take-over is applied: version 1 may be written."""
         self.offsets: Mapping[str, Sequence[tuple[int, int]]] = {}
-        """topic -> (partition, next offset) read so far; set by the caller, saved with the state."""
+        """topic -> (partition, next offset): what a predecessor had read, then what the caller has."""
         self.last: Decision | None = None
 
     # ------------------------------------------------------------------ what was read
@@ -118,9 +118,7 @@ class Rounds:
         self.clusters[cluster.name] = cluster
         self.capacity.register(cluster)
 
-    def on_lag(
-        self, cluster: str, committed: Mapping[int, int], end: Mapping[int, int], now: float
-    ) -> None:
+    def on_lag(self, cluster: str, committed: Mapping[int, int], end: Mapping[int, int], now: float) -> None:
         """Takes one reading of a cluster's group: committed offsets and last stable offsets."""
         if cluster in self.clusters:
             self.capacity.lag(cluster, now, committed, end, self.load.forwarded(cluster))
@@ -135,30 +133,20 @@ class Rounds:
         self.mode, self.frozen, self.freeze_reason = record.mode, record.frozen, record.freeze_reason
         self.epoch, self.round = max(self.epoch, record.epoch), record.round
         self.arrived = {(shard, cluster): at for shard, cluster, at in record.arrived}
-        self.moved = dict(record.moved)
+        self.moved, self.joined = dict(record.moved), set(record.joined)
         self.answered = dict.fromkeys(record.answered)
+        self.offsets = record.offsets
 
     # ------------------------------------------------------------------ leading
 
     def take_over(self) -> list[Out]:
         """Returns what a new leader writes at once; raises RulesMismatchError when it may not lead."""
         snapshot = self.snapshot
+        check_rules(snapshot, self.rules)
         self.epoch = max(self.epoch, snapshot.epoch if snapshot else 0) + 1
         if snapshot is None:
-            return []
-        if snapshot.rules_hash != self.rules.rules_hash():
-            raise RulesMismatchError(
-                f"the mapping was made for {snapshot.shards} shards and rules {snapshot.rules_hash[:12]}, "
-                f"the configuration has {self.rules.shards} shards and rules {self.rules.rules_hash()[:12]}; "
-                "start with the configuration that the mapping was made with"
-            )
-        homes_now = [record.home for record in snapshot.records]
-        self.joined = {s for s, home in enumerate(homes_now) if self._join_pending(snapshot, s, home)}
-        return [self._publish([], self._meta(snapshot, snapshot.version))]
-
-    def _join_pending(self, snapshot: Snapshot, shard: int, home: str) -> bool:
-        record = snapshot.records[shard]
-        return Reason.JOIN.value in record.reason.split(",") and any(owner != home for *_, owner in record.segments)
+            return [self._state()]
+        return [self._state(), self._publish([], self._meta(snapshot, snapshot.version))]
 
     def learn(self, now: float, most: int) -> int:
         """Learns up to `most` closed steps; returns how many it did (fewer than `most`: all)."""
@@ -216,29 +204,34 @@ class Rounds:
         self.on_cluster(cluster)
         outs = [Out(topics.CLUSTERS, cluster.name, cluster)]
         if old is not None:
+            if self.snapshot is not None and old.group != cluster.group:
+                outs += self._rehomed(self.snapshot, {}, now, f"{cluster.name} has the group {cluster.group}")
             return True, f"cluster {cluster.name} has a capacity of {cluster.capacity_cps:g} now", outs
         if self.snapshot is not None:
-            outs += self._join(cluster, now)
+            outs += self._join(self.snapshot, cluster, now)
         return True, f"cluster {cluster.name} is registered", outs
 
-    def _join(self, cluster: Cluster, now: float) -> list[Out]:
+    def _join(self, snapshot: Snapshot, cluster: Cluster, now: float) -> list[Out]:
         """Returns the plan that gives a new cluster its homes; its slots follow as returns."""
-        snapshot = self.snapshot
-        assert snapshot is not None
         wanted = homes(snapshot.shards, self._weights())
         new = {shard: home for shard, home in enumerate(wanted) if home == cluster.name}
+        self.joined |= set(new)
+        detail = f"{cluster.name} joined: home of {len(new)} of {snapshot.shards} shards"
+        return self._rehomed(snapshot, new, now, detail)
+
+    def _rehomed(self, snapshot: Snapshot, new: Mapping[int, str], now: float, detail: str) -> list[Out]:
+        """Returns a plan that moves nothing: new homes, and the clusters as they are registered now."""
         self.round += 1
         records, meta = apply_moves(
             snapshot, [], epoch=self.epoch, plan=self._plan_id(), clusters=self.mapped(), new_homes=new
         )
-        self.joined |= set(new)
         decision = Decision(
             epoch=self.epoch,
             round=self.round,
             at=now,
             mode=self.mode,
             version=meta.version,
-            detail=f"{cluster.name} joined: home of {len(new)} of {snapshot.shards} shards",
+            detail=detail,
         )
         return [self._decided(decision), *self._records(records), self._publish(records, meta)]
 
@@ -350,7 +343,8 @@ class Rounds:
         )
         for move in moves:
             self.arrived[(move.shard, move.target)] = now
-            self.moved[move.shard] = now
+            if move.reason is not Reason.JOIN:  # the rest of a joining shard need not wait for the dwell
+                self.moved[move.shard] = now
         published = [*self._records(records), self._publish(records, meta)] if meta else []
         self._forget(now)
         return [self._decided(decision), *self._states(), *published]
@@ -417,7 +411,9 @@ class Rounds:
         self.moved = {shard: at for shard, at in self.moved.items() if now - at < planner.dwell_s}
         if self.snapshot is not None and self.joined:
             records = self.snapshot.records
-            self.joined = {s for s in self.joined if any(o != records[s].home for *_, o in records[s].segments)}
+            self.joined = {
+                s for s in self.joined if any(o != records[s].home for *_, o in records[s].segments)
+            }
 
     def _states(self) -> list[Out]:
         outs = [self._state()]
@@ -439,10 +435,21 @@ class Rounds:
             round=self.round,
             arrived=[(shard, cluster, at) for (shard, cluster), at in sorted(self.arrived.items())],
             moved=sorted(self.moved.items()),
+            joined=sorted(self.joined),
             answered=list(self.answered),
             offsets={topic: list(pairs) for topic, pairs in sorted(self.offsets.items())},
         )
         return Out(topics.STATE, STATE_KEY, record)
+
+
+def check_rules(snapshot: Snapshot | None, rules: KeyRules) -> None:
+    """Raises RulesMismatchError where the mapping was made with other shards or key rules."""
+    if snapshot is not None and snapshot.rules_hash != rules.rules_hash():
+        raise RulesMismatchError(
+            f"the mapping was made for {snapshot.shards} shards and rules {snapshot.rules_hash[:12]}, "
+            f"the configuration has {rules.shards} shards and rules {rules.rules_hash()[:12]}; "
+            "start with the configuration that the mapping was made with"
+        )
 
 
 def _view(cluster: ClusterInput, made: Plan) -> ClusterView:

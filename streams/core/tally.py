@@ -202,9 +202,7 @@ class Tally:
         ]
 
 
-def arrival_times(
-    timestamp_ms: Ints, epoch: float, time_scale: float, now: float
-) -> npt.NDArray[np.float64]:
+def arrival_times(timestamp_ms: Ints, epoch: float, time_scale: float, now: float) -> npt.NDArray[np.float64]:
     """Returns float64[n], model time of each request's timestamp, clipped to now +- CLIP_S.
 
     `epoch` is the model time of wall time 0; a request without a timestamp counts as of now.

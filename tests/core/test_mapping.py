@@ -301,9 +301,7 @@ def test_homes_change_in_one_plan_and_slots_stay() -> None:
     ]
     assert records[0].reason == "join"
     for state, reason in ((ClusterState.DRAINING, "drain"), (ClusterState.DOWN, "down")):
-        records, _ = plan(
-            snapshot, clusters=clusters | {home: cluster(home, state)}, new_homes={shard: "c9"}
-        )
+        records, _ = plan(snapshot, clusters=clusters | {home: cluster(home, state)}, new_homes={shard: "c9"})
         assert records[0].reason == reason
     with pytest.raises(MappingError, match="new home of shard 8"):
         plan(snapshot, new_homes={8: "c1"})

@@ -202,6 +202,19 @@ class Site:
             {"bootstrap.servers": self.bootstrap, "group.id": self.prefix + group, "log_level": 2}
         )
 
+    def values(self, topic: str) -> list[bytes | None]:
+        """Returns the values of partition 0 of a topic, up to its end."""
+        consumer = self.group_consumer("values")
+        place = TopicPartition(topic, 0, 0)
+        consumer.assign([place])
+        _, end = consumer.get_watermark_offsets(place, 10)
+        found: list[bytes | None] = []
+        while len(found) < end:
+            message = consumer.poll(10)
+            assert message is not None and message.error() is None, f"{len(found)} of {end} values of {topic}"
+            found.append(message.value())
+        return found
+
     def reader(self) -> Reader:
         """Returns an independent reader of all cluster topics and the dead-letter topic."""
         return Reader(self)

@@ -141,7 +141,27 @@ def test_report_shows_every_figure(traffic: Traffic) -> None:
     figures = count(traffic, outcome(a=rows(*((seq, 0.1) for seq in range(10)))))
     out = io.StringIO()
     passes = [Shown(mode, figures, np.array([[0.5, 1.2]])) for mode in ("auto", "observe")]
-    show(Console(file=out, width=120), {"source": "test"}, ["a"], passes)
+    facts = {
+        "source": "log.csv",
+        "seed": 1,
+        "k": 7,
+        "window_from": "noon",
+        "recorded": 5,
+        "requests": 35,
+        "seconds": 10,
+        "time_scale": 10.0,
+        "window_s": 100.0,
+        "history_steps": 3,
+        "history_days": 0.1,
+        "history_requests": 9,
+        "capacity_per_wall_s": {"a": 5.0},
+        "planned_utilisation": 0.6,
+        "campaign": {"keys": 2, "requests_per_wall_s": 5.0, "from_s": 1.0, "to_s": 2.0},
+        "dwell_s": 180.0,
+    }
+    show(Console(file=out, width=120), facts, ["a"], passes)
     text = out.getvalue()
     assert "processed more than once" in text
+    assert "each replayed 7 times" in text
     assert text.count("max 1.20") == 2
+    assert "Balanced: 10 requests processed, 0 lost" in text

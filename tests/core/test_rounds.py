@@ -1,0 +1,558 @@
+"""The balancer's decisions, fed by records as routers, reporters and operators write them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas import topics
+from schemas.errors import InvalidRecordError, RulesMismatchError
+from schemas.records import (
+    SLOTS,
+    Answer,
+    Cluster,
+    ClusterMetrics,
+    Command,
+    Event,
+    Freeze,
+    MappingMeta,
+    MappingRecord,
+    Mode,
+    Reason,
+    Resume,
+    Skip,
+    check_tiles,
+    command_record,
+    load_record,
+)
+from streams.core.keys import KeyRules
+from streams.core.mapping import SnapshotBuilder, homes
+from streams.core.rounds import Out, Rounds
+from tests.core.rounds_world import (
+    RULES,
+    SETTINGS,
+    SHARDS,
+    START,
+    World,
+    add,
+    campaign,
+    decisions,
+    even,
+    mapping_of,
+    of,
+    started,
+    successor,
+    user_in,
+    with_more,
+)
+
+OVER = 30.0
+"""Orders/s more on one shard of an even 160: its cluster is over its limit."""
+
+
+def overloaded(world: World, cluster: str = "c1") -> np.ndarray:
+    """Rates that put the cluster at about 130 % and leave room elsewhere."""
+    shards = world.at_home(cluster)
+    return with_more(even(60.0), shards, (130.0 - 60.0 * len(shards) / SHARDS) / len(shards))
+
+
+# ---------------------------------------------------------------------------- first start
+
+
+def test_first_mapping_waits_until_commands_are_read() -> None:
+    """A cluster is there, but commands that were stored at take-over are not applied yet."""
+    world = World()
+    world.rounds.take_over()
+    assert mapping_of(world.command(add("c1"))) == []
+    assert mapping_of(world.run(20, even(10.0))) == []
+    world.rounds.commands_read = True
+    written = mapping_of(world.rounds.evaluate(world.now))
+    assert len(written) == SHARDS + 1
+    assert isinstance(written[-1], MappingMeta)
+    assert written[-1].version == 1
+
+
+def test_first_mapping_waits_for_a_cluster() -> None:
+    """Nothing is written while no cluster is registered."""
+    world = World().lead()
+    assert world.run(30, even(10.0)) == []
+    assert world.rounds.snapshot is None
+
+
+def test_first_mapping_holds_every_cluster_that_was_added_before() -> None:
+    """Version 1 has homes on all clusters whose commands were read, in proportion to capacity."""
+    world = World()
+    world.rounds.take_over()
+    for name in ("c1", "c2", "c3"):
+        world.command(add(name))
+    world.rounds.commands_read = True
+    outs = world.rounds.first_start(world.now)
+    wanted = homes(SHARDS, {"c1": 100.0, "c2": 100.0, "c3": 100.0})
+    assert [r.home for r in of(outs, MappingRecord)] == wanted  # type: ignore[attr-defined]
+    assert "16 shards over 3 clusters" in decisions(outs)[0].detail
+
+
+# ---------------------------------------------------------------------------- commands
+
+
+def test_command_read_twice_is_applied_once() -> None:
+    """The second copy of a command writes nothing, not even an answer."""
+    world = started()
+    assert of(world.command(Freeze(id="f1", at=START)), Answer)
+    world.command(Resume(id="r1", at=START))
+    assert world.command(Freeze(id="f1", at=START)) == []
+    assert not world.rounds.frozen
+
+
+def test_cluster_without_its_topic_is_refused() -> None:
+    """The answer says what to do; nothing is registered."""
+    world = started()
+    (answer,) = of(world.command(add("c9"), partitions=None), Answer)
+    assert not answer.accepted  # type: ignore[attr-defined]
+    assert "requests.c9 does not exist" in answer.text  # type: ignore[attr-defined]
+    assert "c9" not in world.rounds.clusters
+
+
+@pytest.mark.parametrize(
+    ("command", "partitions", "reason"),
+    [
+        (add("c1", number=1, topic="other"), 3, "exists with topic requests.c1"),
+        (add("c1", number=1), 4, "had 3 partitions, has 4"),
+    ],
+)
+def test_known_cluster_keeps_topic_and_partitions(command: Command, partitions: int, reason: str) -> None:
+    """Another topic or partition count would break the order of keys: refused, nothing written of it."""
+    world = started()
+    outs = world.command(command, partitions)
+    (answer,) = of(outs, Answer)
+    assert not answer.accepted  # type: ignore[attr-defined]
+    assert reason in answer.text  # type: ignore[attr-defined]
+    assert of(outs, Cluster) == []
+
+
+def test_known_cluster_gets_its_new_capacity() -> None:
+    """The registry changes, the mapping does not."""
+    world = started()
+    outs = world.command(add("c1", capacity=50.0, number=1))
+    assert [c.capacity_cps for c in of(outs, Cluster)] == [50.0]  # type: ignore[attr-defined]
+    assert mapping_of(outs) == []
+
+
+def test_known_cluster_gets_its_new_group_in_a_new_version() -> None:
+    """Readers learn groups from the mapping only, so a new version says it."""
+    world = started()
+    (meta,) = mapping_of(world.command(add("c1", number=1, group="other")))
+    assert isinstance(meta, MappingMeta)
+    assert (meta.version, meta.clusters["c1"].group) == (2, "other")
+
+
+# ---------------------------------------------------------------------------- joining
+
+
+@pytest.mark.parametrize("mode", [Mode.AUTO, Mode.OBSERVE])
+def test_joining_cluster_gets_homes_at_once_and_slots_by_and_by(mode: Mode) -> None:
+    """One plan changes homes and moves nothing; slots follow within the budget of each round."""
+    world = started(mode=mode)
+    world.run(60, even(60.0))
+    outs = world.command(add("c4"))
+    records = [r for r in mapping_of(outs) if isinstance(r, MappingRecord)]
+    assert records
+    assert all(r.home == "c4" and r.segments[0][2] != "c4" and r.reason == "join" for r in records)
+    assert isinstance(mapping_of(outs)[-1], MappingMeta)
+    budget = SETTINGS.planner.budget * 60.0
+    made = [d for d in decisions(world.run(600, even(60.0))) if d.skip is None]
+    assert {move.reason for d in made for move in d.moves} == {Reason.JOIN}
+    assert all(sum(m.load_cps for m in d.moves) <= budget * 1.05 for d in made)
+    snapshot = world.rounds.snapshot
+    assert snapshot is not None
+    assert all(owner == r.home for r in snapshot.records for *_, owner in r.segments)
+    assert world.rounds.joined == set()
+
+
+def test_successor_goes_on_with_a_join() -> None:
+    """Homes changed, then the leader died before a slot had followed: they follow all the same."""
+    world = started(mode=Mode.OBSERVE)
+    world.run(60, even(60.0))
+    world.command(add("c4"))
+    heir = successor(world).lead()
+    assert any(d.skip is None for d in decisions(heir.run(300, even(60.0))))
+    assert heir.rounds.joined == set()
+
+
+# ---------------------------------------------------------------------------- modes and skips
+
+
+def test_overload_is_moved_in_auto_mode() -> None:
+    """The plan is written after its decision, meta last, and the decision has its version."""
+    world = started()
+    outs = world.run(30, overloaded(world))
+    (first, *_) = [d for d in decisions(outs) if d.skip is None]
+    assert {move.reason for move in first.moves} == {Reason.OVERLOAD}
+    assert all(move.source == "c1" for move in first.moves)
+    assert first.version == 2
+
+
+def test_observe_mode_shows_the_plan_and_writes_none() -> None:
+    """The same moves as in auto mode, under the skip observe-mode; the mapping stays at version 1."""
+    watching, acting = started(mode=Mode.OBSERVE), started()
+    seen = next(d for d in decisions(watching.run(60, overloaded(watching))) if d.moves)
+    made = next(d for d in decisions(acting.run(60, overloaded(acting))) if d.moves)
+    assert (seen.skip, seen.version) == (Skip.OBSERVE_MODE, 1)
+    assert seen.moves == made.moves
+    assert watching.rounds.moved == {}
+
+
+def test_frozen_balancer_says_why_and_moves_nothing_until_resume() -> None:
+    """The plan that would have been is shown; after resume it is made."""
+    world = started()
+    world.command(Freeze(id="f", at=START, reason="release day"))
+    rates = overloaded(world)
+    frozen = decisions(world.run(60, rates))
+    assert {d.skip for d in frozen} == {Skip.FROZEN}
+    assert frozen[-1].detail == "release day"
+    assert frozen[-1].moves
+    world.command(Resume(id="r", at=START))
+    assert any(d.skip is None for d in decisions(world.run(30, rates)))
+
+
+def test_without_reports_nothing_is_decided() -> None:
+    """No router has reported yet; later, one has been silent for more than 30 s."""
+    world = started()
+    (decision,) = decisions(world.rounds.evaluate(world.now + 10))
+    assert decision.skip is Skip.INCOMPLETE_METRICS
+    world.run(60, overloaded(world))
+    (decision,) = decisions(world.rounds.evaluate(world.now + 31))
+    assert decision.skip is Skip.INCOMPLETE_METRICS
+    assert "ingest partitions [0]" in decision.detail
+
+
+def test_one_cluster_is_nothing_to_balance() -> None:
+    """The round says single-cluster, however full the cluster is."""
+    world = started(add("c1"))
+    assert {d.skip for d in decisions(world.run(60, even(150.0)))} == {Skip.SINGLE_CLUSTER}
+
+
+def test_cluster_without_readings_is_left_alone() -> None:
+    """A cluster whose group was never read is not known, and the round names it."""
+    world = started()
+    for _ in range(4):
+        world.now += 5.0
+        world.rounds.on_load(world.router.report(world.now, even(60.0)))
+    (decision,) = decisions(world.rounds.evaluate(world.now))
+    assert [view.known for view in decision.clusters] == [False, False, False]
+
+
+# ---------------------------------------------------------------------------- events
+
+
+def test_announced_campaign_moves_its_shard_before_it_starts() -> None:
+    """Untrusted series: announced demand is planned for all the same, with reason event."""
+    world = started()
+    user, slot = user_in(world.at_home("c1"))
+    world.run(30, even(200.0))
+    world.rounds.on_event(f"campaign-{user}", campaign(world.now + 240, world.now + 1200, user, 60.0))
+    outs = world.run(120, even(200.0))
+    made = [d for d in decisions(outs) if d.skip is None]
+    moved = [m for d in made for m in d.moves if m.reason is Reason.EVENT]
+    assert slot // SLOTS in {move.shard for move in moved}
+    assert made[0].events == [f"campaign-{user}"]
+
+
+def test_withdrawn_event_moves_nothing() -> None:
+    """A tombstone takes it back before its first round."""
+    world = started()
+    user, _ = user_in(world.at_home("c1"))
+    world.run(30, even(200.0))
+    world.rounds.on_event(f"campaign-{user}", campaign(world.now + 240, world.now + 1200, user, 60.0))
+    world.rounds.on_event(f"campaign-{user}", None)
+    assert all(d.skip is not None and d.events == [] for d in decisions(world.run(120, even(200.0))))
+
+
+def test_announced_loss_of_capacity_empties_in_time() -> None:
+    """A cluster that will have half its capacity gives load away before."""
+    world = started()
+    world.run(30, even(200.0))
+    event = Event(
+        id="m1",
+        kind="maintenance",
+        start=world.now + 200,
+        end=world.now + 1200,
+        cluster="c1",
+        capacity_factor=0.5,
+    )
+    world.rounds.on_event("m1", event)
+    made = [d for d in decisions(world.run(60, even(200.0))) if d.skip is None]
+    assert {m.source for d in made for m in d.moves} == {"c1"}
+    assert {m.reason for d in made for m in d.moves} == {Reason.PREDICTED_OVERLOAD}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Event(id="e", kind="k", start=0, end=9, cluster="nowhere", capacity_factor=0.5),
+        Event(id="e", kind="k", start=0, end=9, types=["nothing"], uplift=2.0),
+    ],
+)
+def test_event_that_fits_nothing_here_is_refused(event: Event) -> None:
+    """An unknown cluster or type: InvalidRecordError, for the caller to dead-letter."""
+    with pytest.raises(InvalidRecordError, match="event e names"):
+        started().rounds.on_event("e", event)
+
+
+def test_metrics_of_an_unknown_cluster_are_refused() -> None:
+    """A reporter with a mistyped name."""
+    with pytest.raises(InvalidRecordError, match="c9, which is not registered"):
+        started().rounds.on_metrics(ClusterMetrics(cluster="c9", instance="i", at=START, interval_s=10.0))
+
+
+# ---------------------------------------------------------------------------- succession
+
+
+def test_take_over_writes_the_new_epoch_at_once() -> None:
+    """Meta with the old version and the next epoch, before any round; a third leader goes one higher."""
+    world = started()
+    heir = successor(world).lead()
+    (meta,) = mapping_of(heir.written[len(world.written) :])
+    assert isinstance(meta, MappingMeta)
+    assert (meta.epoch, meta.version) == (2, 1)
+    third = successor(heir).lead()
+    assert third.rounds.epoch == 3
+
+
+def test_epoch_rises_before_there_is_a_mapping() -> None:
+    """Also a leader that found no cluster leaves its epoch behind."""
+    world = World().lead()
+    assert successor(world).lead().rounds.epoch == 2
+
+
+def test_other_rules_may_not_lead() -> None:
+    """Another shard count or key rule: refused with both hashes, whatever the rest."""
+    rules = KeyRules(shards=32, type_from=RULES.type_from, types=RULES.types)
+    rounds = Rounds(rules, SETTINGS, 1)
+    for record in mapping_of(started().written):
+        rounds.builder.apply(record)
+    with pytest.raises(RulesMismatchError, match="16 shards.*32 shards"):
+        rounds.take_over()
+
+
+def test_successor_continues_as_if_nothing_had_happened() -> None:
+    """Mode, freeze, cooldowns, dwells, shares, answers, round numbers: then the same decisions follow."""
+    world = started()
+    first = int(START // 30)
+    world.run(400, overloaded(world))
+    world.command(Freeze(id="f", at=START, reason="x"))
+    world.command(Resume(id="r", at=START))
+    heir = successor(world)
+    assert (heir.rounds.mode, heir.rounds.frozen, heir.rounds.round) == (Mode.AUTO, False, world.rounds.round)
+    assert heir.rounds.arrived == world.rounds.arrived
+    assert heir.rounds.moved == world.rounds.moved != {}
+    assert heir.rounds.answered == world.rounds.answered
+    assert heir.rounds.clusters == world.rounds.clusters
+    assert same_owners(heir, world)
+    heir.rounds.learn(heir.now, 1_000)
+    assert heir.rounds.outlook.shares_step == world.rounds.outlook.shares_step >= first
+    assert np.allclose(heir.rounds.outlook.shares.share, world.rounds.outlook.shares.share)
+    heir.lead()
+    rates = even(60.0)
+    ours, theirs = (decisions(one.run(1200, rates)) for one in (world, heir))
+    assert [(d.round, d.skip, d.moves, d.version) for d in ours] == [
+        (d.round, d.skip, d.moves, d.version) for d in theirs
+    ]
+    assert any(m.reason is Reason.RETURN for d in ours for m in d.moves)
+
+
+def same_owners(one: World, other: World) -> bool:
+    first, second = one.rounds.snapshot, other.rounds.snapshot
+    assert first is not None
+    assert second is not None
+    return first.version == second.version and bool((first.owners == second.owners).all())
+
+
+def test_frozen_balancer_stays_frozen_under_its_successor() -> None:
+    """The reason is kept too."""
+    world = started()
+    world.command(Freeze(id="f", at=START, reason="release day"))
+    heir = successor(world).lead()
+    assert (heir.rounds.frozen, heir.rounds.freeze_reason) == (True, "release day")
+
+
+def test_successor_knows_how_far_the_last_leader_had_read() -> None:
+    """What was dead-lettered before those offsets is not dead-lettered again."""
+    world = started()
+    world.rounds.offsets = {"p.load": [(0, 17), (1, 4)]}
+    world.run(10, even(10.0))
+    assert successor(world).rounds.offsets == {"p.load": [(0, 17), (1, 4)]}
+
+
+def test_same_signals_make_the_same_bytes() -> None:
+    """No clock, chance or order of hashing decides anything."""
+
+    def life() -> list[bytes]:
+        world = started()
+        user, _ = user_in(world.at_home("c2"))
+        world.rounds.on_event(f"campaign-{user}", campaign(START + 300, START + 900, user, 50.0))
+        world.history(int(START // 30) - 260, 260, even(150.0), swing=0.3)
+        world.run(200, overloaded(world))
+        world.command(add("c4"))
+        world.run(600, even(200.0))
+        return [out.record.to_json() for out in world.written]
+
+    assert life() == life()
+
+
+# ---------------------------------------------------------------------------- random signals
+
+COUNT = st.integers(0, 50) | st.sampled_from([2**31, 2**53 - 1, 2**53, -1])
+TIME = st.floats(START - 300, START + 600) | st.sampled_from([0.0, -1e308, 1e308, START])
+NAME = st.sampled_from(["c1", "c2", "c3", "c9", "", "ü"])
+NUMBER = st.floats(0, 500) | st.sampled_from([1e-9, 1e12, 1e308, -1.0, float("nan"), float("inf")])
+
+
+@st.composite
+def counts(draw: st.DrawFn) -> dict[str, object]:
+    size = draw(st.integers(0, 4))
+    column = st.lists(st.integers(0, 3) | st.just(10**30), min_size=size, max_size=size)
+    shard = st.lists(st.integers(0, SHARDS + 2), min_size=size, max_size=size)
+    count = st.lists(COUNT, min_size=size, max_size=size)
+    return {"series": draw(column), "shard": draw(shard), "count": draw(count)}
+
+
+PARTITION = st.fixed_dictionaries(
+    {
+        "partition": st.integers(0, 2),
+        "from_offset": COUNT,
+        "to_offset": COUNT,
+        "requests": COUNT,
+        "bytes": st.just(0),
+        "lag": st.just(0),
+        "forwarded": counts(),
+    }
+)
+REPORT = st.fixed_dictionaries(
+    {
+        "kind": st.just("report"),
+        "router": st.just("r1"),
+        "window_from": TIME,
+        "window_to": TIME,
+        "epoch": st.just(1),
+        "version": st.just(1),
+        "series": st.sampled_from([["order", "import"], ["import", "other"], []]),
+        "partitions": st.lists(PARTITION, max_size=2),
+        "clusters": st.dictionaries(NAME, st.lists(COUNT, max_size=4), max_size=2),
+        "hot_slots": st.lists(st.tuples(st.integers(0, SHARDS * SLOTS + 600), COUNT), max_size=3),
+    }
+)
+HISTORY = st.fixed_dictionaries(
+    {
+        "kind": st.just("history"),
+        "router": st.just("r1"),
+        "step": st.integers(int(START // 30) - 9, int(START // 30) + 9) | st.just(2**53 - 1),
+        "step_s": st.sampled_from([30.0, 10.0]),
+        "series": st.sampled_from([["order", "import"], ["order"]]),
+        "arrivals": counts(),
+    }
+)
+METRICS = st.fixed_dictionaries(
+    {"cluster": NAME, "instance": st.just("i"), "at": TIME, "interval_s": NUMBER},
+    optional={"cpu": NUMBER, "memory": NUMBER, "latency_s": NUMBER, "capacity_cps": NUMBER},
+)
+EVENT = st.fixed_dictionaries(
+    {"id": st.sampled_from(["e1", "e2", "e3"]), "kind": st.just("k"), "start": TIME, "end": TIME},
+    optional={
+        "types": st.lists(st.sampled_from(["order", "import", "x"]), max_size=2),
+        "cluster": NAME,
+        "keys": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "type": st.sampled_from(["order", "x"]),
+                    "values": st.lists(st.text(max_size=3) | st.integers() | st.booleans(), max_size=2),
+                }
+            ),
+            max_size=3,
+        ),
+        "uplift": NUMBER,
+        "requests_per_s": NUMBER,
+        "capacity_factor": NUMBER,
+    },
+)
+COMMAND = st.fixed_dictionaries(
+    {
+        "id": st.text("abc", max_size=2),
+        "at": TIME,
+        "kind": st.sampled_from(["cluster-add", "mode", "freeze"]),
+    },
+    optional={
+        "cluster": NAME,
+        "topic": NAME,
+        "group": NAME,
+        "capacity_cps": NUMBER,
+        "mode": st.sampled_from(["auto", "observe", "x"]),
+        "reason": st.text(max_size=3),
+    },
+)
+LAG = st.tuples(NAME, st.dictionaries(st.integers(0, 2), COUNT), st.dictionaries(st.integers(0, 2), COUNT))
+SIGNAL = st.one_of(
+    REPORT.map(lambda fields: ("load", fields)),
+    HISTORY.map(lambda fields: ("load", fields)),
+    METRICS.map(lambda fields: ("metrics", fields)),
+    EVENT.map(lambda fields: ("event", fields)),
+    COMMAND.map(lambda fields: ("command", fields)),
+    LAG.map(lambda reading: ("lag", reading)),
+    st.sampled_from([5.0, 10.0, 40.0]).map(lambda seconds: ("round", seconds)),
+)
+
+
+def apply(world: World, what: str, value: object) -> list[Out]:
+    """Gives the world one signal as it would come from its topic; a refused one changes nothing."""
+    data = as_json(value) if what in ("load", "metrics", "event", "command") else b""
+    rounds = world.rounds
+    try:
+        if what == "load":
+            rounds.on_load(load_record(data))
+        elif what == "metrics":
+            rounds.on_metrics(ClusterMetrics.from_json(data))
+        elif what == "event":
+            event = Event.from_json(data)
+            rounds.on_event(event.id, event)
+        elif what == "command":
+            return world.command(command_record(data))
+        elif what == "lag":
+            cluster, committed, end = value  # type: ignore[misc]
+            rounds.on_lag(cluster, committed, end, world.now)
+        else:
+            world.now += float(value)  # type: ignore[arg-type]
+            return world.evaluate()
+    except InvalidRecordError:
+        pass
+    return []
+
+
+def as_json(value: object) -> bytes:
+    """Returns JSON as a careless writer would make it, NaN and all."""
+    import json
+
+    return json.dumps(value).encode()
+
+
+@given(st.lists(SIGNAL, max_size=30))
+def test_random_signals_never_stop_the_balancer(signals: list[tuple[str, object]]) -> None:
+    """Whatever comes in, nothing but InvalidRecordError is raised, and every mapping written tiles."""
+    world = started()
+    for what, value in signals:
+        outs = apply(world, what, value)
+        assert not mapping_of(outs) or isinstance(outs[-1].record, MappingMeta)
+    world.run(20, even(120.0), history=False)
+    written = world.written
+    reader = SnapshotBuilder()
+    for record in mapping_of(written):
+        if isinstance(record, MappingRecord):
+            check_tiles(record.segments, record.shard)
+        reader.apply(record)
+    snapshot = world.rounds.snapshot
+    assert reader.snapshot is not None
+    assert snapshot is not None
+    assert (reader.snapshot.owners == snapshot.owners).all()
+    assert all(out.topic in topics.OWN_TOPICS and out.record.to_json() for out in written)
+    assert successor(world).rounds.moved == world.rounds.moved
