@@ -93,7 +93,7 @@ class Measure:
 
 
 def run_bench_router(json_path: Path | None, messages: int) -> dict[str, Any]:
-    """Returns the rows {variant, guarantee, threads, requests_per_s, cpu_us_per_request, ...}, and prints them."""
+    """Returns (and prints) a row per variant: requests_per_s, cpu_us_per_request, ratio_to_bare, ..."""
     if not BARE_LOOP.exists():
         raise ForeshardError(f"{BARE_LOOP} is missing: run the benchmark from a clone of the repository")
     console = Console(stderr=True)
@@ -190,7 +190,7 @@ def _process(variant: str, bootstrap: str, group: str, folder: Path) -> Iterator
     if variant == "bare loop":
         topics = {cluster.topic: cluster.partitions for cluster in _clusters().values()}
         given = {"bootstrap": bootstrap, "ingest": INGEST, "group": group, "topics": topics}
-        command = [sys.executable, str(BARE_LOOP), json.dumps(given)]
+        command = [sys.executable, "-m", "bench.bare_loop", json.dumps(given)]
     else:
         command = [
             sys.executable,
@@ -200,9 +200,7 @@ def _process(variant: str, bootstrap: str, group: str, folder: Path) -> Iterator
             "--config",
             str(_config(bootstrap, group, folder)),
         ]
-    root = BARE_LOOP.parents[1]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    process = psutil.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL)
+    process = psutil.Popen(command, cwd=BARE_LOOP.parents[1], stdout=subprocess.DEVNULL)
     try:
         yield process
     finally:

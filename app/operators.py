@@ -27,6 +27,8 @@ ANSWER_S = 15.0
 """Seconds to wait for a balancer's answer: a take-over after a clean stop takes a few."""
 CONFIRM_S = 10.0
 """Seconds until a record that was sent must be stored."""
+ASK_S = 3.0
+"""Seconds that one question to the broker may take before it is asked again."""
 MAPPING_S = 15.0
 """Seconds until the mapping must have been read."""
 STORED = "command {} is stored and will be applied by the next one that leads: `foreshard balancer`"
@@ -115,13 +117,18 @@ def _from_end(config: Config, topic: str) -> Consumer:
         "isolation.level": "read_committed",
     }
     consumer = Consumer(config.kafka | settings)
-    try:
-        _low, high = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=CONFIRM_S)
-    except KafkaException as error:
-        consumer.close()
-        raise topic_admin.unreachable(config, error.args[0]) from None
-    consumer.assign([TopicPartition(topic, 0, high)])
-    return consumer
+    deadline = time.monotonic() + CONFIRM_S
+    while True:
+        try:
+            _low, high = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=ASK_S)
+        except KafkaException as error:  # a topic that was made a moment ago has no leader yet
+            if time.monotonic() > deadline:
+                consumer.close()
+                raise topic_admin.unreachable(config, error.args[0]) from None
+            time.sleep(0.1)
+        else:
+            consumer.assign([TopicPartition(topic, 0, high)])
+            return consumer
 
 
 def clusters(config: Config) -> list[Cluster]:

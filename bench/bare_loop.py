@@ -4,7 +4,7 @@ Same guarantee (one transaction per batch with the consumed offsets), same clien
 timestamp, headers and explicit partitions, the same overlap of the commit with the next batch. It
 parses nothing, has no mapping, no dead letters, no reports, and cannot recover from an error.
 
-    python bench/bare_loop.py '{"bootstrap": ..., "ingest": ..., "group": ..., "topics": {topic: partitions}}'
+    python -m bench.bare_loop '{"bootstrap": ..., "ingest": ..., "group": ..., "topics": {topic: partitions}}'
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import mmh3
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -28,7 +29,7 @@ def main() -> None:
     kafka = {"bootstrap.servers": given["bootstrap"]}
     ingest = given["ingest"]
     targets = [(topic, number) for topic, count in given["topics"].items() for number in range(count)]
-    headers = [("foreshard-shard", b"17"), ("foreshard-type", b"update"), ("foreshard-mapping", b"1.1")]
+    headers: Any = [("foreshard-shard", b"17"), ("foreshard-type", b"update"), ("foreshard-mapping", b"1.1")]
     consumer = Consumer(router_consumer(kafka, given["group"]))
     producer = Producer(router_producer(kafka, given["group"]))
     producer.init_transactions(30)
@@ -37,7 +38,7 @@ def main() -> None:
     pending: Future[None] | None = None
     produce, digest = producer.produce, mmh3.mmh3_x64_128_utupledigest
     while True:
-        batch = consumer.consume(1, 0.1)
+        batch: list[Any] = consumer.consume(1, 0.1)
         if batch:
             batch += consumer.consume(BATCH - 1, 0.0)
         group = consumer.consumer_group_metadata()

@@ -155,6 +155,7 @@ class Balancer:
 
     async def stop(self) -> None:
         """Leaves the group, so that another balancer leads at once, and ends all threads."""
+        self._term = 0
         self._drop()
         self._writer.close()
         leaving = OneThread("balancer-stop")
@@ -296,7 +297,7 @@ class Balancer:
         rounds = self._adopt(inheritance)
         await self._catch_up(rounds, term)
         async with self._writing:
-            if self._term != term:
+            if self._term != term:  # given back meanwhile: Revoked is the next value
                 return
             self.role, self._led = Role.LEADING, term
             self._note_offsets(rounds)
@@ -321,9 +322,17 @@ class Balancer:
     async def _catch_up(self, rounds: Rounds, term: int) -> None:
         """Starts the feeds, waits until all that is stored has been taken in, and learns it."""
         clock = self.settings.clock
-        await self._feed(topics.EVENTS, decode_event, term)
-        await self._feed(topics.METRICS, decode_metrics(clock), term)
-        await self._feed(topics.LOAD, decode_load(clock), term)
+        self._feeds = [
+            self._feed(topics.EVENTS, decode_event, term),
+            self._feed(topics.METRICS, decode_metrics(clock), term),
+            self._feed(topics.LOAD, decode_load(clock), term),
+        ]
+        while not all(feed.caught_up.is_set() for feed in self._feeds):
+            await asyncio.sleep(LOOK_S)
+            if self._term != term:
+                return
+        for spec in (topics.EVENTS, topics.METRICS, topics.LOAD):
+            await self._taken_in(self._puts[spec.name])
         while self._term == term and rounds.learn(clock.now(), LEARN_AT_ONCE) == LEARN_AT_ONCE:
             await asyncio.sleep(0)
         metrics.STEPS_LEARNED.set(rounds.outlook.learned)
@@ -332,10 +341,8 @@ class Balancer:
         self._watch(rounds)
         self._progress.start()
 
-    async def _feed(self, spec: topics.TopicSpec, decode: Decode, term: int) -> None:
-        """Starts the feed of one topic and returns when what is stored there has been taken in."""
-        if self._term != term:
-            return
+    def _feed(self, spec: topics.TopicSpec, decode: Decode, term: int) -> Feed:
+        """Returns the feed of one topic, started at its beginning."""
         put, clock = self._puts[spec.name], self.settings.clock
 
         def deliver(messages: list[Message]) -> None:
@@ -344,12 +351,11 @@ class Balancer:
 
         starts: Starts = {self.settings.topic(spec): "beginning"}
         feed = Feed(spec.name, dict(self.settings.kafka), starts, deliver, on_failure=self._fail)
-        self._feeds.append(feed)
         feed.start()
-        while not feed.caught_up.is_set():
-            await asyncio.sleep(LOOK_S)
-            if self._term != term:
-                return
+        return feed
+
+    async def _taken_in(self, put: Put) -> None:
+        """Returns when an agent has handled all that it was given so far."""
         barrier = Barrier(asyncio.Event())
         await self._call(lambda: put(barrier))
         await barrier.passed.wait()
@@ -371,7 +377,7 @@ class Balancer:
         self.rounds = None
         for feed in self._feeds:
             feed.stop(0.0)
-        self._feeds.clear()
+        self._feeds = []
         if self._progress is not None:
             self._progress.stop(0.0)
             self._progress = None

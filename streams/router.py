@@ -14,28 +14,30 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, cast
+from collections.abc import Callable
+from dataclasses import replace
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from schemas.errors import BadRequest, ForeshardError, ProtocolError, RulesMismatchError
-from schemas.topics import DEAD_LETTER
+from schemas.errors import ProtocolError
 from streams import metrics
 from streams.clock import Clock
 from streams.core.keys import KeyReader, KeyRules
 from streams.core.mapping import Snapshot
 from streams.core.offset_note import OffsetNote, encode_note
-from streams.core.poison import Condemned, Place, PoisonHunt
-from streams.core.routing import Request, Routed, Routes, route
+from streams.core.routing import Routed, Routes, route
 from streams.core.tally import Tally
 from streams.kafka_settings import router_consumer, router_producer
 from streams.load_reporter import STEP_S, LoadReporter
-from streams.router_checks import TopicWatch, check_sizes, check_start
+from streams.router_agent import Channel, Work, route_work
+from streams.router_checks import TopicWatch, check_start
+from streams.router_failures import BACK_OFF_S, Failures
+from streams.router_mapping import MappingGate
+from streams.router_settings import RouterSettings
 from streams.router_takeover import Ownership
 from streams.router_transactions import Kind, RecordTooLargeError, TransactionFailedError, Transactions
+
+__all__ = ["Router", "RouterSettings", "route_work"]
 
 log = logging.getLogger(__name__)
 
@@ -45,17 +47,11 @@ IDLE_S = 0.1
 WORK_S = 0.1
 """Seconds that one transaction may take: the batch size adapts to it."""
 
-BACK_OFF_S = (0.05, 5.0)
-"""First and longest pause after a failed transaction; doubled each time in a row."""
-
 NOTE_S = 0.5
 """Seconds between two commits of offsets alone, which tell that idle partitions use a new mapping."""
 
 LOOK_S = 0.2
 """Seconds between two looks at the ends of the ingest partitions; a report may be sent twice a second."""
-
-FAILURES = 3
-"""Failures in a row, with the broker reachable, after which going on would only hide them."""
 
 PATIENCE_S = 1.0
 """Seconds to wait for a commit before the partitions are paused and the consumer is polled meanwhile."""
@@ -65,53 +61,6 @@ STUCK_S = 30.0
 
 STOP_S = 4.0
 """Seconds for the last commit and for leaving the group."""
-
-
-@dataclass(frozen=True)
-class RouterSettings:
-    """What one router needs to know. `kafka` are librdkafka properties with the bootstrap servers."""
-
-    kafka: dict[str, Any]
-    prefix: str
-    ingest: str
-    group: str
-    instance: str
-    """Stable name of this router among all of the prefix: its transactional id rests on it."""
-    guarantee: Literal["exactly-once"] = "exactly-once"
-    batch_min: int = 64
-    batch_max: int = 20_000
-
-    @property
-    def transactional_id(self) -> str:
-        """Returns the id that fences this router's predecessor."""
-        return f"{self.prefix}router-{self.instance}"
-
-
-@dataclass
-class Work:
-    """One batch on its way to the agent and back."""
-
-    batch: list[Message]
-    routes: Routes
-    reader: KeyReader
-    condemned: Mapping[Place, Condemned]
-    result: Future[Routed] = field(default_factory=Future)
-
-
-async def route_work(work: Work) -> None:
-    """The agent's body: routes one batch. What it raises is a defect, and ends the process."""
-    try:
-        batch = cast(list[Request], work.batch)
-        work.result.set_result(route(batch, work.routes, work.reader, work.condemned))
-    except BaseException as error:
-        work.result.set_exception(error)
-        raise
-
-
-class Channel(Protocol):
-    """The way to the agent."""
-
-    def put(self, value: object) -> None: ...
 
 
 class Router:
@@ -131,26 +80,21 @@ class Router:
         self._rules_hash = rules.rules_hash()
         self._reader = KeyReader(rules)
         self._clock = clock
-        self._mapping = mapping
         self._channel = channel
         self._on_failure = on_failure
         self._stopping = threading.Event()
         self._watch = TopicWatch(settings.kafka)
-        self._hunt = PoisonHunt()
+        self._gate = MappingGate(settings, rules, mapping, self._watch)
+        self._failures = Failures(settings.ingest, self._watch)
         self._adaptive = float(settings.batch_min)
-        self._routes: Routes | None = None
         self._flying: tuple[Routed, Routes] | None = None
         """The batch whose commit is under way."""
         self._failed: TransactionFailedError | None = None
         """Found by a rebalance callback, handled by the loop."""
         self._rebalanced = False
-        self._failures = 0
-        self._back_off = BACK_OFF_S[0]
         self._noted: dict[int, int] = {}
         """Ingest partition -> mapping version in its newest committed note."""
         self._note_at = 0.0
-        self._needed: Mapping[str, int] = {}
-        """Topics that the mapping in use sends to, with their partitions."""
         self._carried: list[Message] = []
         """Records that came while nothing should: the next batch begins with them."""
         self._in_callback = False
@@ -158,7 +102,6 @@ class Router:
         """Ingest partition -> its end, for the lag in reports."""
         self._looked = 0.0
         self._turn = time.monotonic()
-        self._blocked = "starting"
         self._thread = threading.Thread(target=self._run, name="router", daemon=True)
 
     # ------------------------------------------------------------------ from other threads
@@ -166,9 +109,9 @@ class Router:
     def start(self) -> None:
         """Checks the topics and starts the loop; raises BrokerUnreachableError or TopicError."""
         settings = self._settings
-        dead_letter = settings.prefix + DEAD_LETTER.name
         bootstrap = str(settings.kafka.get("bootstrap.servers"))
-        _, self._dead_letter_bytes = check_start(self._watch, bootstrap, settings.ingest, dead_letter)
+        _, most = check_start(self._watch, bootstrap, settings.ingest, settings.dead_letter)
+        self._gate.dead_letter_bytes = most
         self._watch.start()
         self._transactions = Transactions(
             router_producer(settings.kafka, settings.transactional_id), self._stopping
@@ -198,7 +141,7 @@ class Router:
 
     def ready(self) -> tuple[bool, str]:
         """Returns whether requests are routed, and if not, why."""
-        return not self._blocked, self._blocked or "ok"
+        return not self._gate.closed, self._gate.closed or "ok"
 
     def _lag(self, partition: int, position: int) -> int:
         """Returns the records after `position`, as of the last look."""
@@ -235,7 +178,7 @@ class Router:
                 self._guarded_step()
             self._end()
         except BaseException as error:  # noqa: BLE001 - the process must not live on without its router
-            self._blocked = str(error) or type(error).__name__
+            self._gate.close(str(error) or type(error).__name__)
             self._on_failure(error)
 
     def _guarded_step(self) -> None:
@@ -246,34 +189,38 @@ class Router:
 
     def _step(self) -> None:
         """Consume, route, wait for the commit before, produce, start the commit: in this order."""
-        self._adopt_mapping()
+        if self._gate.look():
+            self._ownership.resume()
+        else:
+            self._ownership.pause()
         batch = self._consume()
         if self._failed is not None:
             failed, self._failed = self._failed, None
             raise failed
-        self._ownership.advance(self._routes.snapshot.version if self._routes else None)
+        self._ownership.advance(self._gate.version)
         self._look_at_ends()
-        if not batch or self._routes is None:
+        routes = self._gate.routes
+        if not batch or routes is None:
             self._idle()
             return
-        if self._blocked:
+        if self._gate.closed:
             self._ownership.rebuild()  # came in spite of the pause: read again when it is over
             return
         group = self._membership()
         started = time.monotonic()
-        routed = self._route(batch, self._routes)
+        routed = self._route(batch, routes)
         seconds = time.monotonic() - started
         self._settle()
         if self._rebalanced:
             self._ownership.rebuild()  # a part of this batch may be another router's now
             return
         started = time.monotonic()
-        self._submit(routed, self._routes, group)
+        self._submit(routed, routes, group)
         self._adapt(len(batch), seconds + time.monotonic() - started)
 
     def _consume(self) -> list[Message]:
         """Returns the next batch of the partitions that are read; rebalance callbacks run in here."""
-        limit = max(1, min(int(self._adaptive), self._hunt.cap))
+        limit = max(1, min(int(self._adaptive), self._failures.hunt.cap))
         self._rebalanced = False
         wait = 0.01 if self._ownership.waiting else IDLE_S
         batch, self._carried = self._carried, []
@@ -295,12 +242,12 @@ class Router:
         if error.fatal():
             raise ProtocolError(f"the consumer cannot go on: {error.str()}")
         if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
-            self._block(f"topic-missing: {self._settings.ingest}")
+            self._gate.close(f"topic-missing: {self._settings.ingest}")
         elif not error.retriable():
             log.debug("consumer: %s", error)
 
     def _route(self, batch: list[Message], routes: Routes) -> Routed:
-        work = Work(batch, routes, self._reader, self._hunt.condemned)
+        work = Work(batch, routes, self._reader, self._failures.hunt.condemned)
         self._channel.put(work)
         return work.result.result()
 
@@ -317,15 +264,8 @@ class Router:
         try:
             self._transactions.submit(routed.outgoing, places, group)
         except RecordTooLargeError as failure:
-            self._condemn_outgoing(routed, failure)
-
-    def _condemn_outgoing(self, routed: Routed, failure: RecordTooLargeError) -> None:
-        """Condemns the record that the client itself refused, and starts over."""
-        dead = {(letter.partition, letter.offset) for letter in routed.dead}
-        alive = [place for place in routed.places if place not in dead]
-        order = alive + [(letter.partition, letter.offset) for letter in routed.dead]
-        self._refused([order[failure.index]], BadRequest.TOO_LARGE, str(failure))
-        self._restart(Kind.ABORT)
+            self._failures.too_large(routed, failure)
+            self._restart(Kind.ABORT)
 
     def _noted_place(self, routes: Routes, partition: int, offset: int) -> TopicPartition:
         """Returns the offset to commit with its note. Until a handoff holds something, all is settled."""
@@ -339,14 +279,15 @@ class Router:
             if self._transactions.done:
                 self._settle()
             return
-        if self._routes is None or time.monotonic() - self._note_at < NOTE_S:
+        routes = self._gate.routes
+        if routes is None or time.monotonic() - self._note_at < NOTE_S:
             return
-        version = self._routes.snapshot.version
+        version = routes.snapshot.version
         late = {p: o for p, o in self._ownership.active.items() if self._noted.get(p) != version}
         if late:
             self._note_at = time.monotonic()
-            nothing = replace(route([], self._routes, self._reader, {}), offsets=late)
-            self._submit(nothing, self._routes, self._membership())
+            nothing = replace(route([], routes, self._reader, {}), offsets=late)
+            self._submit(nothing, routes, self._membership())
 
     def _settle(self) -> None:
         """Waits for the commit under way, polling the consumer meanwhile, and takes in its outcome."""
@@ -358,7 +299,7 @@ class Router:
                 waited += 1
                 if waited * IDLE_S >= PATIENCE_S and not self._in_callback:
                     self._poll_paused()
-        if not self._blocked and not self._in_callback:
+        if not self._gate.closed and not self._in_callback:
             self._ownership.resume()
 
     def _poll_paused(self) -> None:
@@ -375,14 +316,13 @@ class Router:
         if flying is None:
             return
         routed, routes = flying
-        self._failures, self._back_off = 0, BACK_OFF_S[0]
+        self._failures.committed(routed)
         for partition, offset in routed.offsets.items():
             if partition in self._ownership.active:
                 self._ownership.active[partition] = offset
                 self._noted[partition] = routes.snapshot.version
         if not routed.records:
             return
-        self._hunt.committed(routed.records, routed.offsets)
         self._reporter.committed(routed, routes)
         metrics.COMMIT_SECONDS.observe(seconds)
         metrics.BATCH_REQUESTS.observe(routed.records)
@@ -399,61 +339,6 @@ class Router:
             fitting = records * WORK_S / max(seconds, 1e-6)
             aim = min(fitting, self._adaptive * 2)
             self._adaptive = min(max(0.5 * (self._adaptive + aim), settings.batch_min), settings.batch_max)
-
-    # ------------------------------------------------------------------ mapping
-
-    def _adopt_mapping(self) -> None:
-        """Uses the newest mapping, if all topics that it sends to are there; else reading stops."""
-        snapshot = self._mapping()
-        if snapshot is None:
-            self._block("mapping-empty")
-            return
-        if snapshot.rules_hash != self._rules_hash:
-            raise RulesMismatchError(
-                f"the mapping {snapshot.epoch}.{snapshot.version} was made with {snapshot.shards} shards "
-                f"and rules hash {snapshot.rules_hash[:12]}, this router has {self._rules.shards} shards and "
-                f"{self._rules_hash[:12]}; give all routers and balancers the same [sharding], request_types"
-            )
-        new = self._routes is None or self._routes.snapshot is not snapshot
-        wanted = needed_topics(snapshot) if new else self._needed
-        missing = self._watch.missing(wanted)
-        if missing and new and self._watch.refresh():
-            missing = self._watch.missing(wanted)
-        if missing:
-            self._block("topic-missing: " + ", ".join(missing))
-            return
-        if new:
-            self._use(snapshot, wanted)
-        self._unblock()
-
-    def _use(self, snapshot: Snapshot, wanted: Mapping[str, int]) -> None:
-        settings = self._settings
-        unchecked = set(wanted) - set(self._needed)
-        try:
-            if unchecked:
-                check_sizes(self._watch, settings.ingest, sorted(unchecked))
-        except ForeshardError as error:
-            if self._routes is None:
-                raise
-            log.warning("%s", error)
-        dead_letter = settings.prefix + DEAD_LETTER.name
-        self._routes = Routes(snapshot, dead_letter, self._dead_letter_bytes, settings.ingest)
-        self._needed = wanted
-        metrics.MAPPING_VERSION.set(snapshot.version)
-
-    def _block(self, reason: str) -> None:
-        if self._blocked != reason:
-            if reason.startswith("topic-missing"):
-                log.warning("not reading: %s; create it again, with the partitions it had", reason)
-            self._blocked = reason
-            metrics.BLOCKED.set(1)
-        self._ownership.pause()
-
-    def _unblock(self) -> None:
-        if self._blocked:
-            self._blocked = ""
-            metrics.BLOCKED.set(0)
-        self._ownership.resume()
 
     # ------------------------------------------------------------------ rebalances
 
@@ -483,7 +368,7 @@ class Router:
         self._rebalanced = True
         partitions = [place.partition for place in places]
         self._ownership.gone(partitions)
-        self._hunt.forget(partitions)
+        self._failures.hunt.forget(partitions)
         self._reporter.end(partitions)
         for partition in partitions:
             self._noted.pop(partition, None)
@@ -491,30 +376,9 @@ class Router:
     # ------------------------------------------------------------------ failures
 
     def _recover(self, failure: TransactionFailedError) -> None:
-        """Takes in a failed transaction: finds out what it asks for, then starts over."""
-        metrics.TRANSACTIONS_FAILED.labels(failure.kind.value).inc()
-        log.debug("transaction failed: %s", failure)
-        flying = self._flying
-        refused = failure.refused
-        if refused is not None and flying is not None:
-            self._refused(flying[0].places, refused, str(failure))
-        elif not failure.membership:
-            self._count_failure(failure)
+        """Takes in a failed transaction, then starts over as it asks for."""
+        self._failures.failed(failure, self._flying[0].places if self._flying else [], self._gate.needed)
         self._restart(failure.kind)
-
-    def _refused(self, places: list[Place], bad: BadRequest, reason: str) -> None:
-        if not self._hunt.refused(places, bad, reason):
-            place = f"{self._settings.ingest}[{places[0][0]}]@{places[0][1]}"
-            raise ProtocolError(f"the dead-letter topic refuses even the headers of {place}: {reason}")
-
-    def _count_failure(self, failure: TransactionFailedError) -> None:
-        """Ends the router after FAILURES in a row that neither an absent broker nor topic explains."""
-        if not self._watch.refresh() or self._watch.missing(self._needed):
-            self._failures = 0
-            return
-        self._failures += 1
-        if self._failures >= FAILURES:
-            raise ProtocolError(f"{self._failures} transactions failed in a row, the last one: {failure}")
 
     def _restart(self, kind: Kind) -> None:
         """Drops what is in hand, makes the producer usable, and reads on from the committed offsets."""
@@ -523,8 +387,7 @@ class Router:
         self._ownership.rebuild()
         if kind is Kind.RENEW or not self._transactions.abort():
             self._open()
-        self._wait(self._back_off)
-        self._back_off = min(self._back_off * 2, BACK_OFF_S[1])
+        self._wait(self._failures.pause_s)
 
     def _open(self) -> None:
         """Makes a new producer; a broker that is away is waited for, for ever."""
@@ -552,10 +415,3 @@ class Router:
         self._transactions.end()
         self._ownership.end()
         self._watch.stop()
-
-
-def needed_topics(snapshot: Snapshot) -> dict[str, int]:
-    """Returns the topics that own a slot, with the partitions that the mapping counts on."""
-    owners = sorted(set(snapshot.owners.tolist()))
-    clusters = [snapshot.clusters[snapshot.names[index]] for index in owners]
-    return {cluster.topic: cluster.partitions for cluster in clusters}

@@ -88,7 +88,13 @@ def reporter(
 @click.option("--columns", help="Names of the log's columns: time,type,key.")
 @click.option("--from", "window_from", help="Begin of the log's window [default: the busiest].")
 @click.option("--keep", is_flag=True, help="Keep the broker and all files, and say where.")
-@click.option("--time-scale", type=click.FloatRange(1), default=10.0, show_default=True)
+@click.option(
+    "--time-scale",
+    type=click.FloatRange(1),
+    default=10.0,
+    show_default=True,
+    help="Seconds of model time per second of wall time.",
+)
 @click.option("--seed", type=int, help="Seed of the traffic [default: 72].")
 def demo(
     seconds: int,
@@ -125,7 +131,9 @@ def bench() -> None:
 
 @bench.command("router")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the rows here.")
-@click.option("--messages", type=click.IntRange(10_000), default=300_000, show_default=True)
+@click.option(
+    "--messages", type=click.IntRange(10_000), default=300_000, show_default=True, help="Requests per run."
+)
 def bench_router(json_path: Path | None, messages: int) -> None:
     """Throughput of one exactly-once router against a bare loop with the same guarantee."""
     from app.bench import run_bench_router

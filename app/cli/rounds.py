@@ -21,7 +21,8 @@ def rounds() -> None:
 def _outcome(decision: Decision) -> str:
     if decision.skip is not None:
         return f"skip: {decision.skip.value}"
-    return f"{len(decision.moves)} moves" if decision.moves else "mapping written"
+    count = len(decision.moves)
+    return f"{count} move{'s' * (count != 1)}" if count else "mapping written"
 
 
 def _json(decision: Decision) -> dict[str, Any]:

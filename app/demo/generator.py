@@ -101,8 +101,8 @@ def generate(*, seconds: float, time_scale: float, seed: int) -> Traffic:
     rates = relative_rates(grid, rng)
     inside = slice(steps, None)
     wanted = FULL_PASS_REQUESTS * seconds / FULL_PASS_S
-    scale = wanted * 1.01 / (np.trapezoid(rates[inside].sum(axis=1), grid[inside]) or 1.0)
-    rates *= scale
+    covered = np.trapezoid(rates[inside].sum(axis=1), grid[inside]) / (grid[-1] - WINDOW_START) * length_s
+    rates *= wanted * 1.01 / covered
     shard_of = keys.shards(SHARDS)
     parts = []
     for index, kind in enumerate(KINDS):

@@ -74,11 +74,16 @@ class OnePass:
         self._make_topics(config)
         steps = write_history(dict(self.kafka), self.names.prefix, self.traffic)
         self.say(f"{steps:,} steps of stored history ({steps * STEP_S / 86400:.1f} days) written")
-        config = self._configure()
-        self._give_commands(config)
+        with WarmUp(dict(self.kafka), self.names.prefix + "warm-up") as warm_up:
+            config = self._configure()
+            self._give_commands(config)
+            begin = self._run_processes(config, warm_up)
+        (self.folder / "decisions.jsonl").write_bytes(b"\n".join(d.to_json() for d in self.decisions))
+        return self._outcome(config, begin)
+
+    def _run_processes(self, config: Config, warm_up: WarmUp) -> float:
+        """Starts, watches and stops all processes; returns the wall time of the first request."""
         with Children(self.folder) as children, _Decisions(config) as decisions:
-            warm_up = WarmUp(dict(self.kafka), self.names.prefix + "warm-up")
-            warm_up.start()
             self._start(children, config)
             self._wait_until_ready(children, config)
             warm_up.stop()
@@ -87,11 +92,10 @@ class OnePass:
             self._watch(children, decisions, begin)
             children.stop([f"router-{index}" for index in range(ROUTERS)])
             time.sleep(SETTLE_S)
-            children.stop(name for name in list(self.capacity_cps))
+            children.stop(self.capacity_cps)
             children.stop([*(f"reporter-{name}" for name in self.capacity_cps), "balancer", "producer"])
             self.decisions += decisions.read()
-        (self.folder / "decisions.jsonl").write_bytes(b"\n".join(d.to_json() for d in self.decisions))
-        return self._outcome(config, begin)
+        return begin
 
     # ------------------------------------------------------------------ before
 

@@ -6,6 +6,7 @@ pass would be measured on a cold broker and the second on a warm one.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import Any
@@ -18,26 +19,41 @@ PARTITIONS = 36
 PAUSE_S = 0.004
 """Wall seconds between transactions: leaves the processes that start meanwhile their CPU."""
 TIMEOUT_S = 10.0
+ENOUGH = 600
+"""Transactions after which a small broker answers one in a few milliseconds."""
+ALONE_S = 8.0
+"""Wall seconds that the warm-up has for itself at most, before the processes start beside it."""
 
 
 class WarmUp:
-    """Writes and reads small transactions on a topic of its own, in a thread, until `stop`."""
+    """Writes and reads small transactions on a topic of its own, in a thread, from `with` to `stop`."""
 
     def __init__(self, kafka: dict[str, Any], topic: str) -> None:
         self._kafka = kafka
         self._topic = topic
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="warm-up", daemon=True)
+        self._enough = threading.Event()
         self.transactions = 0
 
-    def start(self) -> None:
+    def __enter__(self) -> WarmUp:
+        """Returns when the broker is fairly warm, or `ALONE_S` are over; the thread goes on."""
         self._thread.start()
+        self._enough.wait(ALONE_S)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def stop(self) -> None:
-        """Ends the thread; the topic goes too."""
+        """Ends the thread; the topic goes too. A second call does nothing."""
+        if self._stop.is_set():
+            return
         self._stop.set()
         self._thread.join(TIMEOUT_S)
-        AdminClient(self._kafka).delete_topics([self._topic])
+        admin = AdminClient(self._kafka)
+        with contextlib.suppress(KafkaException):
+            admin.delete_topics([self._topic])[self._topic].result(TIMEOUT_S)
 
     def _run(self) -> None:
         admin = AdminClient(self._kafka)
@@ -67,3 +83,5 @@ class WarmUp:
         producer.commit_transaction(TIMEOUT_S)
         consumer.consume(10 * PARTITIONS, 0.0)
         self.transactions += 1
+        if self.transactions == ENOUGH:
+            self._enough.set()

@@ -84,6 +84,30 @@ class Routed:
         return [(name, count) for name, count in zip(names, counts, strict=True) if count]
 
 
+class _ByShard(dict[int, list[Header]]):
+    """The headers that a type's requests get, by shard, made when first needed."""
+
+    def __init__(self, type_name: str, version: bytes) -> None:
+        self._rest = [(HEADER_TYPE, type_name.encode()), (HEADER_MAPPING, version)]
+
+    def __missing__(self, shard: int) -> list[Header]:
+        headers = self[shard] = [(HEADER_SHARD, b"%d" % shard), *self._rest]
+        return headers
+
+
+class _Added(dict[str, _ByShard]):
+    """The same by type name."""
+
+    def __init__(self, version: bytes) -> None:
+        self._version = version
+
+    def __missing__(self, type_name: str) -> _ByShard:
+        if len(self) >= TYPES_KEPT:
+            self.clear()
+        headers = self[type_name] = _ByShard(type_name, self._version)
+        return headers
+
+
 class Routes:
     """One snapshot of the mapping, prepared for `route`: topics, partitions and ready header lists."""
 
@@ -95,103 +119,119 @@ class Routes:
         self.ingest = ingest
         self.topics = [snapshot.clusters[name].topic for name in snapshot.names]
         self.partitions = np.array([snapshot.clusters[n].partitions for n in snapshot.names], dtype=np.int64)
-        self.version = f"{snapshot.epoch}.{snapshot.version}".encode()
-        self._headers: dict[str, list[list[Header] | None]] = {}
+        self.added = _Added(f"{snapshot.epoch}.{snapshot.version}".encode())
+        """Headers that a forwarded request gets: by type name, then shard."""
 
-    def headers_of(self, type_name: str) -> list[list[Header] | None]:
-        """Returns the header lists of a type by shard, filled in by `added`."""
-        known = self._headers.get(type_name)
-        if known is None:
-            if len(self._headers) >= TYPES_KEPT:
-                self._headers.clear()
-            known = self._headers[type_name] = [None] * self.snapshot.shards
-        return known
 
-    def added(self, type_name: str, shard: int) -> list[Header]:
-        """Returns the headers that a forwarded request gets."""
-        return [
-            (HEADER_SHARD, b"%d" % shard),
-            (HEADER_TYPE, type_name.encode()),
-            (HEADER_MAPPING, self.version),
-        ]
+class _Columns:
+    """A batch by columns: one list per part of its records, read once."""
+
+    def __init__(self, batch: Sequence[Request]) -> None:
+        self.values = [record.value() for record in batch]
+        self.keys = [record.key() for record in batch]
+        self.headers = [record.headers() for record in batch]
+        self.timestamps = [record.timestamp()[1] for record in batch]
+
+    def keep(self, indices: list[int]) -> None:
+        """Drops all records but these."""
+        self.values = [self.values[index] for index in indices]
+        self.keys = [self.keys[index] for index in indices]
+        self.headers = [self.headers[index] for index in indices]
+        self.timestamps = [self.timestamps[index] for index in indices]
+
+
+Reading = tuple[int, int, str]
+"""(series index, hash, type name)."""
 
 
 def route(
     batch: Sequence[Request], routes: Routes, reader: KeyReader, condemned: Mapping[Place, Condemned]
 ) -> Routed:
     """Returns what the batch causes under this mapping; requests in `condemned` become dead letters."""
-    places = [(record.partition(), record.offset()) for record in batch]
-    offsets = {partition: offset + 1 for partition, offset in places}
-    good: list[int] = []
-    series: list[int] = []
-    hashes: list[int] = []
-    names: list[str] = []
-    dead: list[DeadLetter] = []
-    letters: list[Outgoing] = []
-    read = reader.read
-    for index, record in enumerate(batch):
-        try:
-            if condemned and places[index] in condemned:
-                why = condemned[places[index]]
-                raise BadRequestError(why.bad, why.reason)
-            one_series, one_hash, name = read(record.value(), record.key(), record.headers())
-        except BadRequestError as error:
-            dead.append(DeadLetter(*places[index], error.bad, str(error)))
-            letters.append(_letter(record, dead[-1], routes, condemned.get(places[index])))
-            continue
-        good.append(index)
-        series.append(one_series)
-        hashes.append(one_hash)
-        names.append(name)
-    kept = batch if not dead else [batch[index] for index in good]
+    partitions = [record.partition() for record in batch]
+    places = list(zip(partitions, [record.offset() for record in batch], strict=True))
+    columns = _Columns(batch)
+    readings, bad = _read(columns, places, reader, condemned)
+    dead = [DeadLetter(*places[index], error.bad, str(error)) for index, error in bad.items()]
+    letters = [
+        _letter(batch[index], letter, routes, condemned.get(places[index]))
+        for index, letter in zip(bad, dead, strict=True)
+    ]
+    if bad:
+        good = [index for index in range(len(batch)) if index not in bad]
+        columns.keep(good)
+        partitions = [partitions[index] for index in good]
+    series, hashes, names = zip(*readings, strict=True) if readings else ((), (), ())
     shard, slot = place(np.array(hashes, dtype=np.uint64), routes.snapshot.shards)
     owner = routes.snapshot.owners[slot].astype(np.int64)
     target = slot % routes.partitions[owner]
-    outgoing, timestamps, sizes = _forward(kept, names, shard, owner, target, routes)
+    timestamps = np.maximum(np.array(columns.timestamps, dtype=np.int64), 0)
+    sizes = [
+        len(value or b"") + len(key or b"") for value, key in zip(columns.values, columns.keys, strict=True)
+    ]
+    outgoing = _forward(columns, names, (shard, owner, target, timestamps), routes)
     return Routed(
         records=len(batch),
         places=places,
-        offsets=offsets,
+        offsets={partition: offset + 1 for partition, offset in dict(places).items()},
         outgoing=outgoing + letters,
         dead=dead,
-        partition=np.array([places[index][0] for index in good], dtype=np.int64),
+        partition=np.array(partitions, dtype=np.int64),
         series=np.array(series, dtype=np.int64),
         slot=slot,
         owner=owner,
         target=target,
-        timestamp_ms=np.array(timestamps, dtype=np.int64),
+        timestamp_ms=timestamps,
         size=np.array(sizes, dtype=np.int64),
     )
 
 
+def _read(
+    columns: _Columns, places: list[Place], reader: KeyReader, condemned: Mapping[Place, Condemned]
+) -> tuple[list[Reading], dict[int, BadRequestError]]:
+    """Returns the readings of the good records, in order, and by index why the others are bad."""
+    readings: list[Reading] = []
+    bad: dict[int, BadRequestError] = {}
+    rest = map(reader.read, columns.values, columns.keys, columns.headers)
+    while True:
+        try:
+            readings.extend(rest)  # keeps what came before an error, and `rest` goes on after it
+            break
+        except BadRequestError as error:
+            bad[len(readings) + len(bad)] = error
+    if not condemned:
+        return readings, bad
+    good = [index for index in range(len(places)) if index not in bad]
+    kept = []
+    for index, reading in zip(good, readings, strict=True):
+        why = condemned.get(places[index])
+        if why is None:
+            kept.append(reading)
+        else:
+            bad[index] = BadRequestError(why.bad, why.reason)
+    return kept, dict(sorted(bad.items()))
+
+
 def _forward(
-    batch: Sequence[Request],
-    names: list[str],
-    shard: npt.NDArray[np.int64],
-    owner: npt.NDArray[np.int64],
-    target: npt.NDArray[np.int64],
+    columns: _Columns,
+    names: Sequence[str],
+    numbers: tuple[npt.NDArray[np.int64], ...],
     routes: Routes,
-) -> tuple[list[Outgoing], list[int], list[int]]:
-    """Returns (what is produced, timestamps in ms, bytes of value and key), one entry per request."""
-    outgoing: list[Outgoing] = []
-    timestamps: list[int] = []
-    sizes: list[int] = []
-    topics = routes.topics
-    columns = zip(batch, names, shard.tolist(), owner.tolist(), target.tolist(), strict=True)
-    for record, name, one_shard, one_owner, partition in columns:
-        ready = routes.headers_of(name)
-        headers = ready[one_shard]
-        if headers is None:
-            headers = ready[one_shard] = routes.added(name, one_shard)
-        own = record.headers()
-        if own:
-            headers = own + headers
-        value, key, timestamp = record.value(), record.key(), record.timestamp()[1]
-        timestamp = max(timestamp, 0)
-        outgoing.append((topics[one_owner], value, key, partition, timestamp, headers))
-        timestamps.append(timestamp)
-        sizes.append((len(value) if value else 0) + (len(key) if key else 0))
-    return outgoing, timestamps, sizes
+) -> list[Outgoing]:
+    """Returns what is produced; `numbers`: shard, owner, output partition, timestamp of each record."""
+    topics, added = routes.topics, routes.added
+    rows = zip(
+        names,
+        columns.values,
+        columns.keys,
+        columns.headers,
+        *(column.tolist() for column in numbers),
+        strict=True,
+    )
+    return [
+        (topics[owner], value, key, partition, stamp, own + added[name][shard] if own else added[name][shard])
+        for name, value, key, own, shard, owner, partition, stamp in rows
+    ]
 
 
 def _letter(record: Request, dead: DeadLetter, routes: Routes, condemned: Condemned | None) -> Outgoing:

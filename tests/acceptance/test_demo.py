@@ -38,7 +38,7 @@ def test_a_short_demo_loses_and_repeats_nothing(
     for mode in ("auto", "observe"):
         figures = found["passes"][mode]
         assert figures["lost"] == figures["repeated"] == figures["not_delivered"] == 0
-        assert figures["routed"] == figures["requests"] == found["requests"] >= 35_000
+        assert figures["routed"] == figures["requests"] == found["requests"] > 34_000
         assert figures["dead_letters"] == 0
         assert figures["rounds"] > 10
     assert found["passes"]["observe"]["plans"] == 0

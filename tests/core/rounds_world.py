@@ -1,4 +1,4 @@
-"""A small world around the balancer's core: one router's records, clusters, and a successor from what was written."""
+"""A small world around the balancer's core: one router, clusters, and a successor from what was written."""
 
 from __future__ import annotations
 

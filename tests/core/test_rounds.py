@@ -333,7 +333,7 @@ def test_other_rules_may_not_lead() -> None:
     rounds = Rounds(rules, SETTINGS, 1)
     for record in mapping_of(started().written):
         rounds.builder.apply(record)
-    with pytest.raises(RulesMismatchError, match="16 shards.*32 shards"):
+    with pytest.raises(RulesMismatchError, match=r"16 shards.*32 shards"):
         rounds.take_over()
 
 
