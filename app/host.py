@@ -299,8 +299,15 @@ def run_router(*, settings: RouterSettings, rules: KeyRules, clock: Clock, web_p
         sys.stdout.write(f"router {settings.instance} on http://{host}:{port}\n")
         sys.stdout.flush()
 
+    def end() -> None:
+        if not router.stop():
+            sys.stderr.write(
+                "the router did not end in time: what it had in hand is aborted, and read again\n"
+            )
+        mapping.stop(0.2)
+
     async def stop() -> None:
-        await asyncio.wrap_future(in_thread(lambda: [router.stop(), mapping.stop(0.5)]))
+        await asyncio.wrap_future(in_thread(end))
 
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)

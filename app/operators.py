@@ -78,7 +78,7 @@ def command(config: Config, record: Command, *, wait: bool = True) -> Answer | N
     try:
         send(config, topics.COMMANDS, None, record)
         if not _balancers(config):
-            raise NotReadyError(f"no balancer runs; {STORED.format(record.id)}")
+            raise NotReadyError(f"no balancer runs yet; {STORED.format(record.id)}")
         deadline = time.monotonic() + ANSWER_S
         while time.monotonic() < deadline:
             answer = _answer(answers.poll(0.2))

@@ -214,6 +214,8 @@ class Router:
         if self._rebalanced:
             self._ownership.rebuild()  # a part of this batch may be another router's now
             return
+        if self._stopping.is_set():
+            return  # the successor reads it: one commit less to wait for
         started = time.monotonic()
         self._submit(routed, routes, group)
         self._adapt(len(batch), seconds + time.monotonic() - started)
@@ -410,8 +412,8 @@ class Router:
                 self._committed(self._transactions.take(STOP_S / 2))
         except (TransactionFailedError, TimeoutError) as failure:
             log.debug("the last transaction did not commit: %s", failure)
-        self._consumer.close()
         self._reporter.stop()
+        self._consumer.close()
         self._transactions.end()
         self._ownership.end()
         self._watch.stop()

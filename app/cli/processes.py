@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import signal
 import sys
 import threading
 from pathlib import Path
 
 import click
+import psutil
 
+from app import operators, topic_admin
 from app.cli.common import config_option, read_config
+from app.config import Config
+from schemas.errors import BrokerUnreachableError, ConfigError, InvalidRecordError, TopicError
+from schemas.records import NAME_PATTERN
+from schemas.topics import OWN_TOPICS
+
+LAST_PORT = 65_535
 
 
 def _port(base: int, offset: int) -> int:
+    """Returns the port of a process; raises ConfigError where there is none left."""
+    if base and base + offset > LAST_PORT:
+        raise ConfigError([f"web.port {base} leaves no port for this --index: {base + offset}"])
     return base + offset if base else 0
 
 
@@ -44,7 +57,17 @@ def balancer(config_path: Path | None, index: int) -> None:
     from app.balancer import run_balancer
 
     config = read_config(config_path)
-    sys.exit(run_balancer(config, _port(config.file.web.port, 100 * index)))
+    port = _port(config.file.web.port, 100 * index)
+    _check_topics(config)
+    sys.exit(run_balancer(config, port))
+
+
+def _check_topics(config: Config) -> None:
+    """Raises where no broker answers or a topic is missing; warns of settings that break a promise."""
+    topic_admin.require(config, config.ingest, *(config.topic(spec) for spec in OWN_TOPICS))
+    for finding in topic_admin.check(config):
+        if not finding.ok:
+            click.echo(f"warning: topic {finding.topic}: {finding.text}", err=True)
 
 
 @click.command()
@@ -60,6 +83,9 @@ def reporter(
     from streams.reporter import run_reporter
 
     config = read_config(config_path)
+    instance = instance or config.instance(cluster, 0)
+    _check_watched(config, cluster, instance, pid)
+    click.echo(f"reporter {instance} of cluster {cluster}")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -70,13 +96,31 @@ def reporter(
             cluster=cluster,
             topic=None,
             group=None,
-            instance=instance or config.instance(cluster, 0),
+            instance=instance,
             pid=pid,
             capacity_cps=capacity,
             clock=config.clock,
             stop=stop,
         )
     )
+
+
+def _check_watched(config: Config, cluster: str, instance: str, pid: int | None) -> None:
+    """Raises InvalidRecordError for what can never be reported; warns of what may still come."""
+    for name in (cluster, instance):
+        if not re.match(NAME_PATTERN, name):
+            raise InvalidRecordError(
+                f"{name!r} is no name: letters, digits, dot, dash, underscore; up to 100"
+            )
+    if pid is not None and not psutil.pid_exists(pid):
+        raise InvalidRecordError(f"there is no process {pid}; leave --pid out to watch the host")
+    with contextlib.suppress(BrokerUnreachableError, TopicError):  # reports wait for the broker
+        if cluster not in {known.name for known in operators.clusters(config)}:
+            click.echo(
+                f"cluster {cluster} is not registered: its reports are refused until "
+                f"`foreshard clusters add {cluster} --capacity N`",
+                err=True,
+            )
 
 
 @click.command()

@@ -168,7 +168,7 @@ def test_without_a_balancer_a_command_is_stored_and_says_so(made: Cli) -> None:
     """Nobody runs: known at once, status 10 and the command that starts one; --no-wait does not ask."""
     began = time.monotonic()
     said = made.refused(10, "mode", "auto")
-    assert "not-ready: no balancer runs; command mode-" in said
+    assert "not-ready: no balancer runs yet; command mode-" in said
     assert "`foreshard balancer`" in said
     assert time.monotonic() - began < 10
     assert made.ok("freeze", "--no-wait").startswith("stored as freeze-")

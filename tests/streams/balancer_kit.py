@@ -208,11 +208,12 @@ class BalancedSite(Site):
             capacity_cps=capacity,
         )
 
-    def put(self, topic: str, value: bytes | None, key: bytes | None = None, partition: int = 0) -> None:
-        """Stores a record as it is in one of our topics."""
+    def put(self, topic: str, value: bytes | None, key: bytes | None = None, age_s: float = 0.0) -> None:
+        """Stores a record as it is in one of our topics, as if it had been sent `age_s` ago."""
         settings = {"bootstrap.servers": self.bootstrap, "log_level": 2, "message.max.bytes": 2_000_000}
         producer = Producer(settings)
-        producer.produce(self.prefix + topic, value, key, partition)
+        sent_ms = int((time.time() - age_s) * 1000)
+        producer.produce(self.prefix + topic, value, key, 0, timestamp=sent_ms)
         assert producer.flush(20) == 0
 
     def table(self, spec: topics.TopicSpec) -> list[Message]:

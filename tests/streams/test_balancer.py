@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from app.local_kafka import LocalKafka
-from schemas.records import ClusterMetrics, Decision, Event, Freeze, MappingRecord, Skip
+from schemas.records import (
+    ClusterMetrics,
+    Counts,
+    Decision,
+    Event,
+    Freeze,
+    LoadHistory,
+    MappingRecord,
+    Skip,
+)
+from schemas.topics import DECISIONS, STATE
+from streams.balancer import Assigned, Balancer, Role, Settings
+from streams.mapping_topic import MappingWriter
 from tests.streams.balancer_kit import SHARDS, BalancedSite, balanced_site
 from tests.streams.router_kit import wait_for
 
@@ -178,3 +193,65 @@ def test_missing_topics_are_named(kafka: LocalKafka, site: BalancedSite) -> None
     assert ended.process.wait(30) == 5
     assert "nobody.mapping" in ended.stderr()
     assert "foreshard topics create" in ended.stderr()
+
+
+def test_take_over_learns_history_and_passes_over_old_reports(site: BalancedSite) -> None:
+    """Stored history counts whatever its age; 5-s reports of long ago are not even decoded."""
+    site.register()
+    first = int(site.now // 30) - 40
+    for step in range(first, first + 40):
+        arrivals = Counts(series=[0], shard=[step % SHARDS], count=[30])
+        history = LoadHistory(router="r", step=step, step_s=30.0, series=["update"], arrivals=arrivals)
+        site.put("load", history.to_json(), b"r", age_s=3600)
+    broken = site.report().to_json()[:-5]
+    site.put("load", broken, b"r", age_s=3600)
+    site.put("load", broken, b"r")
+    balancer = site.balancer()
+    wait_for("version 1", site.metas)
+    learned = re.search(r"^foreshard_balancer_learned_steps (\S+)$", balancer.get("/metrics"), re.MULTILINE)
+    assert learned
+    assert float(learned[1]) >= 40
+    assert len(wait_for("the dead letter", site.dead_letters)) == 1
+    balancer.stop()
+
+
+def test_leader_that_cannot_write_ends_and_its_successor_continues(site: BalancedSite) -> None:
+    """The core has gone on as if its records were stored, so the process must not: status 4, and why."""
+    site.register()
+    balancer = site.balancer()
+    wait_for("version 1", site.metas)
+    limit(site, "120")  # bytes: a transaction marker fits, no decision does
+    site.command(site.add("c1", 50.0, id="again", group="other"))
+    assert balancer.process.wait(60) == 4
+    assert "could not be written in 5 attempts" in balancer.stderr()
+    assert [meta.version for meta in site.metas()] == [1]
+    limit(site, "1048588")
+    heir = site.balancer()
+    wait_for("the command is applied", lambda: "again" in site.answers())
+    assert site.answers()["again"].epoch == 2
+    assert site.metas()[-1].clusters["c1"].group == "other"
+    heir.stop()
+
+
+def limit(site: BalancedSite, most_bytes: str) -> None:
+    """Sets the largest record of the decisions topic, as a careless operator might."""
+    entry = ConfigEntry("max.message.bytes", most_bytes, incremental_operation=AlterConfigOpType.SET)
+    topic = ConfigResource(ResourceType.TOPIC, site.config.topic(DECISIONS), incremental_configs=[entry])
+    admin = site.admin
+    for done in admin.incremental_alter_configs([topic]).values():
+        done.result(20)
+
+
+def test_assignment_that_was_taken_back_fences_nobody(site: BalancedSite) -> None:
+    """A signal that waited too long in the channel: the partition is another's by now."""
+    leader = MappingWriter({"bootstrap.servers": site.bootstrap}, site.prefix)
+    leader.take_over()
+    config = site.config
+    settings = Settings(config.kafka, config.prefix, config.ingest, config.rules, config.rounds, config.clock)
+    failures: list[BaseException] = []
+    late = Balancer(settings, failures.append)
+    asyncio.run(late.on_commands(Assigned(1)))
+    assert late.role is Role.STANDBY
+    leader.write([(config.topic(STATE), b"k", b"{}")])
+    leader.close()
+    assert not failures

@@ -308,10 +308,6 @@ def check_reports_join_up(site: Site, count: int) -> None:
         for partition, start, stop in parts:
             if stop > start:
                 spans[record.kind][partition].append((start, stop))
-    if counts != {"report": count, "history": count}:
-        for r in records:
-            if isinstance(r, LoadReport): print("R", r.router, r.window_from, sum(sum(p.forwarded.count) for p in r.partitions), [(p.partition,p.from_offset,p.to_offset) for p in r.partitions])
-            else: print("H", r.router, r.step, sum(r.arrivals.count), [(p.partition,p.from_offset,p.to_offset) for p in r.ranges])
     assert counts == {"report": count, "history": count}
     for by_partition in spans.values():
         for ordered in map(sorted, by_partition.values()):
