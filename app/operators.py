@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import sys
 import time
 import uuid
@@ -42,6 +43,14 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def new_id(what: str) -> str:
     """Returns an id that nobody else has."""
     return f"{what}-{uuid.uuid4().hex[:12]}"
+
+
+def who() -> str:
+    """Returns the name of the person at the keyboard; empty where the system knows none (a container)."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return ""
 
 
 def send(config: Config, spec: topics.TopicSpec, key: str | None, record: Record | None) -> None:

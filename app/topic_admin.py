@@ -63,7 +63,8 @@ def require(config: Config, *names: str) -> None:
     missing = sorted(set(names) - set(there))
     if missing:
         are = "do not exist" if len(missing) > 1 else "does not exist"
-        raise TopicError(f"{', '.join(missing)} {are}; type `foreshard topics create`")
+        maker = MAKE_INGEST if config.ingest in missing else "foreshard topics create"
+        raise TopicError(f"{', '.join(missing)} {are}; type `{maker}`")
 
 
 def create(config: Config, *, ingest_partitions: int | None = None) -> list[Finding]:

@@ -51,7 +51,7 @@ DEAD_LETTER = TopicSpec("dead-letter", 4, _deleted(HISTORY_MS), "original key", 
 OWN_TOPICS = (LOAD, METRICS, EVENTS, COMMANDS, CLUSTERS, MAPPING, DECISIONS, STATE, DEAD_LETTER)
 
 BALANCER_GROUP = "balancer"
-"""The balancers' consumer group on `commands`, without the prefix."""
+"""Name, without the prefix, of the group on `commands` whose only partition makes its owner the leader."""
 
 CLUSTER_PARTITIONS = 12
 """Default partitions of a cluster's topic."""

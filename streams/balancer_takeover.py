@@ -25,8 +25,6 @@ from streams.tables import READ_S, read_table
 
 log = logging.getLogger(__name__)
 
-GROUP = "balancer"
-"""Name, without the prefix, of the group whose only partition makes its owner the leader."""
 ANSWER_S = 5.0
 """Wall seconds one question to the broker may take before it is asked again."""
 DECISIONS_SHOWN = 50
@@ -52,7 +50,7 @@ class Settings:
 
     @property
     def group(self) -> str:
-        return self.prefix + GROUP
+        return self.prefix + topics.BALANCER_GROUP
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,8 @@ def _command_offsets(settings: Settings) -> tuple[int, int]:
 def partition_count(kafka: Mapping[str, Any], topic: str) -> int | None:
     """Returns the partition count of a topic, None if there is no such topic."""
     admin = AdminClient(dict(kafka))
-    found = _asked(lambda: admin.list_topics(topic, timeout=ANSWER_S), topic)
+    # All topics: asked for one by name, a broker that creates topics would make it.
+    found = _asked(lambda: admin.list_topics(timeout=ANSWER_S), topic)
     description = found.topics.get(topic)
     return None if description is None or description.error else len(description.partitions)
 

@@ -29,6 +29,7 @@ from streams.core.routing import Routed, Routes, route
 from streams.core.tally import Tally
 from streams.kafka_settings import router_consumer, router_producer
 from streams.load_reporter import STEP_S, LoadReporter
+from streams.one_thread import OneThread
 from streams.router_agent import Channel, Work, route_work
 from streams.router_checks import TopicWatch, check_start
 from streams.router_failures import BACK_OFF_S, Failures
@@ -59,8 +60,14 @@ PATIENCE_S = 1.0
 STUCK_S = 30.0
 """Seconds without a turn of the loop after which the router calls itself dead; one call takes 5."""
 
-STOP_S = 4.0
-"""Seconds for the last commit and for leaving the group."""
+STOP_S = 3.0
+"""Seconds for the last commit, the last reports and leaving the group."""
+
+LEAVE_S = 0.5
+"""Seconds for leaving the group at least, when the rest took long."""
+
+JOIN_S = 4.0
+"""Seconds until the process no longer waits for the loop's end: it is promised to be gone after 5."""
 
 
 class Router:
@@ -129,7 +136,7 @@ class Router:
         """Finishes the batch in hand, commits, leaves the group; returns whether it did so in time."""
         self._stopping.set()
         if self._thread.ident is not None:
-            self._thread.join(STOP_S)
+            self._thread.join(JOIN_S)
         return not self._thread.is_alive()
 
     def alive(self) -> tuple[bool, str]:
@@ -406,14 +413,25 @@ class Router:
             self._consumer.poll(0)
 
     def _end(self) -> None:
-        """Commits what is in hand, leaves the group, reports the rest."""
+        """Commits what is in hand, reports the rest, leaves the group: within STOP_S."""
+        deadline = time.monotonic() + STOP_S
         try:
             if self._transactions.pending:
                 self._committed(self._transactions.take(STOP_S / 2))
         except (TransactionFailedError, TimeoutError) as failure:
             log.debug("the last transaction did not commit: %s", failure)
         self._reporter.stop()
-        self._consumer.close()
+        self._leave(max(LEAVE_S, deadline - time.monotonic()))
         self._transactions.end()
         self._ownership.end()
         self._watch.stop()
+
+    def _leave(self, timeout_s: float) -> None:
+        """Closes the consumer, without waiting for ever: the broker answers a goodbye only after it has
+        answered a JoinGroup before it, and that waits for all members of the group. Without a goodbye
+        the partitions move on when the session ends."""
+        closing = OneThread("leave")
+        closed = closing.submit(self._consumer.close)
+        closing.end()
+        with contextlib.suppress(TimeoutError):
+            closed.result(timeout_s)

@@ -16,7 +16,7 @@ from app.local_kafka import IMAGE
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = ROOT / "docker-compose.yml"
-PROGRAM_VERBS = (["router"], ["balancer"], ["topics", "create"])
+PROGRAM_COMMANDS = (["router"], ["balancer"], ["topics", "create", "--ingest-partitions", "12"])
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +72,14 @@ def test_every_command_is_a_verb_of_the_program(services: dict[str, dict[str, An
     ours = [service for service in services.values() if service["image"].startswith("foreshard")]
     assert len(ours) == 5
     for service in ours:
-        command: click.Command | None = top
-        for word in service["command"]:
-            assert isinstance(command, click.Group)
-            command = command.get_command(click.Context(command), word)
-            assert command is not None, f"{service['command']} is not a command of foreshard"
-        assert service["command"] in PROGRAM_VERBS
+        command: click.Command = top
+        words = list(service["command"])
+        while isinstance(command, click.Group):
+            found = command.get_command(click.Context(command), words.pop(0))
+            assert found is not None, f"{service['command']} is not a command of foreshard"
+            command = found
+        command.make_context("foreshard", words)  # raises where an option does not exist
+        assert service["command"] in PROGRAM_COMMANDS
 
 
 def test_two_routers_and_two_balancers_have_names_of_their_own(services: dict[str, dict[str, Any]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from pathlib import Path
 
 import click
@@ -48,7 +47,7 @@ def add(
         command = ClusterAdd(
             id=operators.new_id("cluster-add"),
             at=config.clock.now(),
-            by=getpass.getuser(),
+            by=operators.who(),
             cluster=name,
             topic=topic or (old.topic if old else f"{config.prefix}requests.{name}"),
             group=group or (old.group if old else name),

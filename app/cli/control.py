@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import sys
 from pathlib import Path
 
@@ -38,9 +37,7 @@ def mode(mode: str, config_path: Path | None, wait: bool) -> None:
     """Let the balancer act (auto), or only decide and write down (observe)."""
     config = read_config(config_path)
     now = config.clock.now()
-    say(
-        config, SetMode(id=operators.new_id("mode"), at=now, by=getpass.getuser(), mode=Mode(mode)), wait=wait
-    )
+    say(config, SetMode(id=operators.new_id("mode"), at=now, by=operators.who(), mode=Mode(mode)), wait=wait)
 
 
 @click.command()
@@ -51,7 +48,7 @@ def freeze(reason: str, config_path: Path | None, wait: bool) -> None:
     """Stop all plans until resume."""
     config = read_config(config_path)
     now = config.clock.now()
-    say(config, Freeze(id=operators.new_id("freeze"), at=now, by=getpass.getuser(), reason=reason), wait=wait)
+    say(config, Freeze(id=operators.new_id("freeze"), at=now, by=operators.who(), reason=reason), wait=wait)
 
 
 @click.command()
@@ -61,4 +58,4 @@ def resume(config_path: Path | None, wait: bool) -> None:
     """End a freeze."""
     config = read_config(config_path)
     now = config.clock.now()
-    say(config, Resume(id=operators.new_id("resume"), at=now, by=getpass.getuser()), wait=wait)
+    say(config, Resume(id=operators.new_id("resume"), at=now, by=operators.who()), wait=wait)

@@ -140,7 +140,10 @@ def test_broker_that_stops_for_20_s_ends_neither_leader_nor_rounds(tmp_path: Pat
             time.sleep(20)  # the outage itself
             woken = site.now
             os.kill(own.pid, signal.SIGCONT)
-            read_more(reader, RATE, 30)
+            try:
+                read_more(reader, RATE, 30)
+            except AssertionError:
+                raise AssertionError(f"{router.ready()} {router.stderr()}") from None
             wait_for(
                 "rounds on whole metrics again",
                 lambda: any(d.at > woken and d.clusters for d in site.rounds()),

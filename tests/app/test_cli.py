@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from app.cli import main
 from app.cli.common import print_table
 from schemas.errors import ForeshardError
 
+ROOT = Path(__file__).parents[2]
 NOW = 1_700_000_000.0  # 2023-11-14T22:13:20Z
 CONFIGURATION = """
 [kafka]
@@ -110,6 +112,20 @@ def test_a_router_loads_no_forecaster() -> None:
     code = "import app.host, app.cli.processes, streams.router, sys; print('river' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
+
+
+def test_every_command_in_the_documents_exists() -> None:
+    """Each `foreshard ...` line of README and docs is understood, options and arguments included."""
+    found = 0
+    for document in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        for line in re.findall(r"^foreshard (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE):
+            command: click.Command = main
+            words = shlex.split(line, comments=True)
+            while isinstance(command, click.Group):
+                command = command.commands[words.pop(0)]
+            command.make_context("foreshard", words)
+            found += 1
+    assert found > 10
 
 
 # ---------------------------------------------------------------------------- config check, key shard
@@ -239,6 +255,27 @@ def test_a_time_that_was_shown_can_be_given_back() -> None:
     """And a time that no calendar has is shown all the same."""
     assert operators.moment(operators.shown_time(NOW), 0) == NOW
     assert operators.shown_time(1e18) == "1e+18 s"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["reporter", "--cluster", "c 1"], 2, "'c 1' is no name"),
+        (["reporter", "--cluster", "c1", "--instance", "a/b"], 2, "'a/b' is no name"),
+        (["reporter", "--cluster", "c1", "--pid", "999999999"], 2, "there is no process 999999999"),
+        (["reporter", "--cluster", "c1", "--capacity", "-1"], 2, "Invalid value for '--capacity'"),
+        (["router", "--index", "60000"], 3, "web.port 6066 leaves no port"),
+        (["balancer", "--index", "600"], 3, "web.port 6066 leaves no port"),
+        (["balancer", "--index", "-1"], 2, "Invalid value for '--index'"),
+    ],
+)
+def test_a_process_that_could_never_work_does_not_start(
+    config: str, arguments: list[str], status: int, said: str
+) -> None:
+    """Said before any broker is asked."""
+    answer = foreshard(*arguments, "-c", config)
+    assert answer.exit_code == status
+    assert said in answer.stderr
 
 
 # ---------------------------------------------------------------------------- tables

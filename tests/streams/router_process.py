@@ -26,12 +26,6 @@ def rules(shards: int = 32) -> KeyRules:
 def main() -> None:
     """Runs the router that the JSON in the first argument describes."""
     given = json.loads(sys.argv[1])
-    import faulthandler
-    import app.host as H
-    of=H.HostedApp.finish
-    def fin(self, s):
-        faulthandler.dump_traceback_later(2.5); of(self,s)
-    H.HostedApp.finish=fin
     settings = RouterSettings(
         kafka={"bootstrap.servers": given["bootstrap"], **given.get("kafka", {})},
         prefix=given["prefix"],

@@ -1,0 +1,207 @@
+"""The command line beside a running balancer, and the page that the balancer serves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from confluent_kafka import Producer
+
+from app.config import load
+from app.local_kafka import LocalKafka
+from schemas import topics
+from schemas.records import Counts, LoadReport, PartitionLoad
+from tests.acceptance.cli_kit import ROOT, TENANT, Cli, cli_for
+from tests.streams.broker import make_topic, until
+
+pytestmark = pytest.mark.broker
+
+
+@dataclass
+class Led(Cli):
+    """The command line beside a running balancer with three clusters."""
+
+    url: str = ""
+
+    def fetch(self, path: str) -> bytes:
+        with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+            body: bytes = answer.read()
+            return body
+
+
+@pytest.fixture(scope="module")
+def led(kafka: LocalKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Led]:
+    """Clusters are added before the first balancer starts, which then leads and measures a load."""
+    prefix = f"led{time.monotonic_ns()}"
+    cli = cli_for(tmp_path_factory.mktemp("led"), kafka.bootstrap, prefix)
+    cli.ok("topics", "create", "--ingest-partitions", "2")
+    for name, capacity in (("c1", "100"), ("c2", "50")):
+        cli.ok("clusters", "add", name, "--capacity", capacity, "--no-wait")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "balancer", "-c", str(cli.file)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[-1]
+        running = Led(cli.file, kafka.bootstrap, prefix, url)
+        until(lambda: json.loads(running.fetch("/api/state"))["mapping"] is not None, "it leads")
+        measure(running)
+        yield running
+    finally:
+        process.terminate()
+        status = process.wait(20)
+    assert status == 0
+
+
+def measure(led: Led) -> None:
+    """Reports a load until a round has seen it: 80 requests/s, most of them in one shard."""
+    config = load(led.file, {})
+    producer = Producer(config.kafka)
+    start, offset = config.clock.now() // 5 * 5, 0
+
+    def seen() -> bool:
+        nonlocal start, offset
+        while start + 5 <= config.clock.now():
+            counts = Counts(series=[0] * 16, shard=list(range(16)), count=[130, *[9] * 15])
+            parts = [
+                PartitionLoad(
+                    partition=number,
+                    from_offset=offset,
+                    to_offset=offset + sum(counts.count),
+                    requests=sum(counts.count),
+                    bytes=1,
+                    lag=0,
+                    forwarded=counts,
+                )
+                for number in (0, 1)
+            ]
+            report = LoadReport(
+                router="r", window_from=start, window_to=start + 5, epoch=1, version=1,
+                series=list(config.rules.series), partitions=parts,
+            )  # fmt: skip
+            producer.produce(config.topic(topics.LOAD), report.to_json(), b"r")
+            start, offset = start + 5, offset + sum(counts.count)
+        assert producer.flush(10) == 0
+        return bool(json.loads(led.fetch("/api/state"))["clusters"])
+
+    until(seen, "a round with clusters")
+
+
+def test_clusters_that_were_added_before_the_first_start_have_the_mapping(led: Led) -> None:
+    """Shares by capacity; the owner of a key is one of them, on a partition of its topic."""
+    assert {cluster["name"] for cluster in led.json("clusters", "list")} >= {"c1", "c2"}
+    shown = led.json("mapping", "show")
+    assert (shown["shards"], shown["epoch"], len(shown["records"])) == (16, 1, 16)
+    owner = led.json("mapping", "owner", "acme", "7", "--type", "order")
+    assert owner["topic"] == f"{led.prefix}.requests.{owner['cluster']}"
+    assert owner["partition"] in range(3)
+    assert led.json("key", "shard", "acme", "7", "--type", "order")["shard"] == owner["shard"]
+    text = led.ok("mapping", "owner", "acme", "7", "--type", "order")
+    assert text.startswith(owner["cluster"])
+    assert f"{owner['topic']}[{owner['partition']}], shard {owner['shard']}" in text
+    assert led.ok("mapping", "show").startswith("mapping 1.")
+
+
+def test_the_leader_answers_who_is_in_control(led: Led) -> None:
+    """Mode, freeze and resume take effect, are answered, and show on the page."""
+    assert led.ok("mode", "auto") == "mode was observe, is auto\n"
+    assert "frozen" in led.ok("freeze", "--reason", "deploy")
+    assert json.loads(led.fetch("/api/state"))["frozen"] is True
+    assert led.ok("resume") == "resumed\n"
+    assert led.ok("resume") == "was not frozen\n"
+    assert led.ok("mode", "observe") == "mode was auto, is observe\n"
+    assert "'fast' is not one of" in led.refused(2, "mode", "fast")
+
+
+def test_a_cluster_joins_adopts_a_topic_and_changes_its_capacity(led: Led) -> None:
+    """A new capacity keeps topic and group; another topic for a registered cluster is refused."""
+    own = make_topic(led.bootstrap, f"{led.prefix}.adopted", 5, {"max.message.bytes": "2000000"})
+    added = led.ok(
+        "clusters", "add", "c3", "--capacity", "30", "--guess", "--topic", own, "--group", "workers"
+    )
+    assert added == "cluster c3 is registered\n"
+    assert led.ok("clusters", "add", "c3", "--capacity", "40") == "cluster c3 has a capacity of 40 now\n"
+    found = {cluster["name"]: cluster for cluster in led.json("clusters", "list")}["c3"]
+    assert (found["topic"], found["group"], found["partitions"]) == (own, "workers", 5)
+    assert (found["capacity_cps"], found["capacity_guessed"]) == (40, False)
+    other = make_topic(led.bootstrap, f"{led.prefix}.other", 5, {"max.message.bytes": "2000000"})
+    assert "refused: cluster c3 exists with topic" in led.refused(
+        2, "clusters", "add", "c3", "--capacity", "1", "--topic", other
+    )
+    assert "is cluster c3's" in led.refused(5, "clusters", "add", "c4", "--capacity", "1", "--topic", own)
+    assert any(item["topic"] == own and item["ok"] for item in led.json("topics", "check"))
+    assert "c3 joined" in led.ok("rounds", "list", "--plans")
+
+
+def test_rounds_tell_what_was_seen_and_why(led: Led) -> None:
+    """The newest ones, oldest first; one round with its clusters and series; plans alone on request."""
+    newest = led.json("rounds", "list", "-n", "3")
+    assert len(newest) == 3
+    assert [item["round"] for item in newest] == sorted(item["round"] for item in newest)
+    measured = next(item for item in led.json("rounds", "list", "-n", "500") if item["clusters"])
+    assert led.json("rounds", "show", measured["id"]) == measured
+    text = led.ok("rounds", "show", measured["id"])
+    assert text.startswith(f"round {measured['id']} at 20")
+    for word in ("cluster", "capacity/s", "c1", "c2", "series", "order", measured["detail"]):
+        assert word in text
+    first = led.json("rounds", "list", "--plans")[0]
+    assert first["detail"] == "first mapping: 16 shards over 2 clusters"
+    assert "there is no round 9.9" in led.refused(2, "rounds", "show", "9.9")
+
+
+def test_an_event_reaches_the_balancer(led: Led) -> None:
+    """A cluster's capacity is announced only for a cluster that is registered; events show on the page."""
+    post = (
+        "events",
+        "post",
+        "--kind",
+        "maintenance",
+        "--at",
+        "+1h",
+        "--for",
+        "2h",
+        "--capacity-factor",
+        ".5",
+    )
+    assert "names cluster c9, which is not registered" in led.refused(2, *post, "--cluster", "c9")
+    led.ok(*post, "--cluster", "c1", "--id", "m1")
+    led.ok("events", "post", "--kind", "import", "--at", "+1h", "--for", "2h", "--id", "k1", "--rps", "5",
+           "--key", f"order:{TENANT},7")  # fmt: skip
+
+    def scopes() -> dict[str, str]:
+        return {event["id"]: event["scope"] for event in json.loads(led.fetch("/api/state"))["events"]}
+
+    until(lambda: scopes() == {"m1": "c1", "k1": "1 key of order"}, "both events on the page")
+    assert TENANT.encode() not in led.fetch("/api/state")
+    led.ok("events", "cancel", "k1")
+    until(lambda: set(scopes()) == {"m1"}, "the withdrawn event is gone")
+
+
+def test_the_page_and_its_state_are_served(led: Led) -> None:
+    """The page asks for one thing, which has what it draws; health and metrics are beside it."""
+    assert led.fetch("/").startswith(b"<!doctype html>")
+    state = json.loads(led.fetch("/api/state"))
+    assert state["role"] == "leading"
+    assert set(state) == {
+        *("role", "model_time", "mode", "frozen", "epoch", "steps_learned"),
+        *("clusters", "series", "decisions", "mapping", "events"),
+    }
+    assert {item["name"] for item in state["clusters"]} >= {"c1", "c2"}
+    assert [item["name"] for item in state["series"]] == ["order", "*"]
+    newest = state["decisions"][0]
+    assert newest["id"] == f"{newest['epoch']}.{newest['round']}"
+    mapping = state["mapping"]
+    assert len(mapping["homes"]) == len(mapping["away"]) == 16
+    assert sum(mapping["slots"]) == 16 * 256
+    assert len(mapping["names"]) == len(mapping["slots"])
+    assert json.loads(led.fetch("/healthz"))["ok"] is True
+    assert b"foreshard_" in led.fetch("/metrics")
