@@ -1,4 +1,4 @@
-"""JSON Schema of every topic's records, generated from `schemas/records.py`.
+"""JSON Schema of every topic's records, generated from `schemas/records/`.
 
 `python -m schemas.generate` rewrites the files in `schemas/json`. What JSON Schema cannot say
 (segments tile 0..256, an event ends after it starts) is said by the models alone.

@@ -250,10 +250,7 @@ class Router:
     def _consumer_error(self, error: KafkaError) -> None:
         if error.fatal():
             raise ProtocolError(f"the consumer cannot go on: {error.str()}")
-        if error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
-            self._gate.close(f"topic-missing: {self._settings.ingest}")
-        elif not error.retriable():
-            log.debug("consumer: %s", error)
+        log.debug("consumer: %s", error)
 
     def _route(self, batch: list[Message], routes: Routes) -> Routed:
         work = Work(batch, routes, self._reader, self._failures.hunt.condemned)
@@ -427,9 +424,11 @@ class Router:
         self._watch.stop()
 
     def _leave(self, timeout_s: float) -> None:
-        """Closes the consumer, without waiting for ever: the broker answers a goodbye only after it has
-        answered a JoinGroup before it, and that waits for all members of the group. Without a goodbye
-        the partitions move on when the session ends."""
+        """Closes the consumer, but does not wait for ever.
+
+        The broker answers a goodbye only after it has answered a JoinGroup before it, and that waits
+        for all members of the group. Without a goodbye the partitions move on when the session ends.
+        """
         closing = OneThread("leave")
         closed = closing.submit(self._consumer.close)
         closing.end()

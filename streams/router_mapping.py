@@ -36,7 +36,7 @@ class MappingGate:
         self.routes: Routes | None = None
         """The mapping in use; it stays while the gate is closed."""
         self.needed: Mapping[str, int] = {}
-        """Topics that the mapping in use sends to, with their partitions."""
+        """The ingest topic and those that the mapping in use sends to, with their partitions."""
         self.closed = "starting"
         """Why nothing may be read; empty when it may."""
 
@@ -57,7 +57,7 @@ class MappingGate:
         new = self.routes is None or self.routes.snapshot is not snapshot
         if new:
             self._check_rules(snapshot)
-        wanted = needed_topics(snapshot) if new else self.needed
+        wanted = needed_topics(snapshot) | {self._settings.ingest: 1} if new else self.needed
         missing = self._watch.missing(wanted)
         if missing and new and self._watch.refresh():
             missing = self._watch.missing(wanted)
@@ -89,7 +89,7 @@ class MappingGate:
 
     def _use(self, snapshot: Snapshot, wanted: Mapping[str, int]) -> None:
         settings = self._settings
-        unchecked = sorted(set(wanted) - set(self.needed))
+        unchecked = sorted(set(wanted) - set(self.needed) - {settings.ingest})
         try:
             if unchecked:
                 check_sizes(self._watch, settings.ingest, unchecked)

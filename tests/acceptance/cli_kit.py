@@ -1,4 +1,4 @@
-"""What the tests of the command line on a real broker share: a configuration file, and `foreshard` with it."""
+"""What the tests of the command line on a real broker share: a file, and `foreshard` with it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,133 @@
+"""The wire contracts: every record on every topic but the requests themselves.
+
+All times are model time in seconds since 1970 (wall time where `time_scale` is 1); all rates are
+per second of model time. JSON is strict: unknown fields, NaN and infinities are refused.
+"""
+
+from schemas.records.clusters import (
+    Cluster,
+    ClusterAdd,
+    ClusterState,
+    Command,
+    CommandBase,
+    Freeze,
+    Mode,
+    Resume,
+    SetMode,
+    command_record,
+)
+from schemas.records.decisions import (
+    Answer,
+    ClusterView,
+    Decision,
+    Move,
+    Reason,
+    SeriesView,
+    Skip,
+    Stuck,
+    decision_record,
+)
+from schemas.records.events import (
+    Event,
+    EventKey,
+)
+from schemas.records.load import (
+    Counts,
+    LoadHistory,
+    LoadRecord,
+    LoadReport,
+    OffsetRange,
+    PartitionLoad,
+    check_series,
+    load_record,
+)
+from schemas.records.mapping import (
+    MappedCluster,
+    MappingMeta,
+    MappingRecord,
+    PreviousSegments,
+    check_tiles,
+    mapping_record,
+)
+from schemas.records.metrics import (
+    ClusterMetrics,
+)
+from schemas.records.record import (
+    MAX_SHARDS,
+    MOST_COUNT,
+    NAME_PATTERN,
+    SLOTS,
+    Capacity,
+    Count,
+    Fraction,
+    Name,
+    Positive,
+    Rate,
+    Record,
+    Segment,
+    Shard,
+    describe,
+    parse,
+)
+from schemas.records.state import (
+    BalancerState,
+    SharesState,
+    state_record,
+)
+
+__all__ = [
+    "MAX_SHARDS",
+    "MOST_COUNT",
+    "NAME_PATTERN",
+    "SLOTS",
+    "Answer",
+    "BalancerState",
+    "Capacity",
+    "Cluster",
+    "ClusterAdd",
+    "ClusterMetrics",
+    "ClusterState",
+    "ClusterView",
+    "Command",
+    "CommandBase",
+    "Count",
+    "Counts",
+    "Decision",
+    "Event",
+    "EventKey",
+    "Fraction",
+    "Freeze",
+    "LoadHistory",
+    "LoadRecord",
+    "LoadReport",
+    "MappedCluster",
+    "MappingMeta",
+    "MappingRecord",
+    "Mode",
+    "Move",
+    "Name",
+    "OffsetRange",
+    "PartitionLoad",
+    "Positive",
+    "PreviousSegments",
+    "Rate",
+    "Reason",
+    "Record",
+    "Resume",
+    "Segment",
+    "SeriesView",
+    "SetMode",
+    "Shard",
+    "SharesState",
+    "Skip",
+    "Stuck",
+    "check_series",
+    "check_tiles",
+    "command_record",
+    "decision_record",
+    "describe",
+    "load_record",
+    "mapping_record",
+    "parse",
+    "state_record",
+]

@@ -1,0 +1,152 @@
+"""What a round of the balancer saw and did, and answers to commands."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, TypeAdapter
+
+from schemas.records.clusters import ClusterState, Mode
+from schemas.records.record import (
+    Count,
+    Name,
+    Rate,
+    Record,
+    Shard,
+    parse,
+)
+
+
+class Reason(StrEnum):
+    """Why a move was made."""
+
+    FIRST_START = "first-start"
+    PREDICTED_OVERLOAD = "predicted-overload"
+    EVENT = "event"
+    OVERLOAD = "overload"
+    DRAIN = "drain"
+    DOWN = "down"
+    JOIN = "join"
+    RETURN = "return"
+
+
+class Skip(StrEnum):
+    """Why a round moved nothing, or why a cluster over its limit could not be helped."""
+
+    BALANCED = "balanced"
+    WITHIN_BAND = "within-band"
+    COOLDOWN = "cooldown"
+    BUDGET = "budget"
+    NO_ROOM = "no-room"
+    UNSPLITTABLE_KEY = "unsplittable-key"
+    HANDOFF_PENDING = "handoff-pending"
+    SINGLE_CLUSTER = "single-cluster"
+    FROZEN = "frozen"
+    OBSERVE_MODE = "observe-mode"
+    INCOMPLETE_METRICS = "incomplete-metrics"
+
+
+class Move(BaseModel):
+    """Slots of one shard that change cluster."""
+
+    model_config = Record.model_config
+    shard: Shard
+    source: Name
+    target: Name
+    slots: list[tuple[int, int]]
+    """Half-open slot ranges."""
+    load_cps: Rate
+    """Load that moves, measured now."""
+    reason: Annotated[Reason, Field(strict=False)]
+
+
+class ClusterView(BaseModel):
+    """One cluster as a round saw it; loads in cost units/s."""
+
+    model_config = Record.model_config
+    name: Name
+    state: Annotated[ClusterState, Field(strict=False)]
+    known: bool
+    capacity_cps: Rate
+    load_cps: Rate
+    forecast_cps: Rate
+    """Highest predicted load of the window."""
+    backlog: Rate
+    """Cost units that wait in the cluster's topic."""
+    score_before: Rate
+    score_after: Rate
+    notes: list[str] = []
+
+
+class SeriesView(BaseModel):
+    """One forecast series as a round saw it; requests/s."""
+
+    model_config = Record.model_config
+    name: str
+    now_rps: Rate
+    forecast_rps: Rate
+    """At the horizon."""
+    relative_mae: Rate | None = None
+    """MAE / MAE of the last value at the horizon, over the last 24 h; below 1 beats it."""
+    trusted: bool
+    why_not: str = ""
+
+
+class Stuck(BaseModel):
+    """A cluster over its limit that the planner could not relieve."""
+
+    model_config = Record.model_config
+    cluster: Name
+    reason: Annotated[Skip, Field(strict=False)]
+    short_cps: Rate
+    """Load over its target that found no place."""
+
+
+class Decision(Record):
+    """One round of the balancer. Topic `decisions`, key = epoch.round."""
+
+    kind: Literal["decision"] = "decision"
+    epoch: Count
+    round: Count
+    at: float
+    mode: Annotated[Mode, Field(strict=False)]
+    version: Count
+    """Mapping version after the round."""
+    skip: Annotated[Skip, Field(strict=False)] | None = None
+    """Why nothing was moved; absent when `moves` were made."""
+    detail: str = ""
+    moves: list[Move] = []
+    """Made, or in observe mode and when frozen: what would have been made."""
+    clusters: list[ClusterView] = []
+    series: list[SeriesView] = []
+    stuck: list[Stuck] = []
+    events: list[Name] = []
+    """Ids of the events that touch the window."""
+
+    @property
+    def id(self) -> str:
+        return f"{self.epoch}.{self.round}"
+
+
+class Answer(Record):
+    """The answer to one command. Topic `decisions`, key = command id."""
+
+    kind: Literal["answer"] = "answer"
+    command: Name
+    at: float
+    epoch: Count
+    accepted: bool
+    code: str = ""
+    text: str
+
+
+_DECISION: TypeAdapter[Decision | Answer] = TypeAdapter(
+    Annotated[Decision | Answer, Field(discriminator="kind")]
+)
+
+
+def decision_record(data: bytes | None) -> Decision | Answer:
+    """Returns the decision or answer in `data`; raises InvalidRecordError."""
+    record: Decision | Answer = parse(_DECISION, "decision", data)
+    return record

@@ -1,0 +1,58 @@
+"""What a balancer's successor needs to continue."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from schemas.records.clusters import Mode
+from schemas.records.record import (
+    Count,
+    Fraction,
+    Name,
+    Record,
+    Shard,
+    parse,
+)
+
+
+class BalancerState(Record):
+    """What a successor needs to continue. Topic `state`, key = "balancer:state"."""
+
+    kind: Literal["balancer"] = "balancer"
+    mode: Annotated[Mode, Field(strict=False)]
+    frozen: bool
+    freeze_reason: str = ""
+    epoch: Count
+    round: Count
+    arrived: list[tuple[Shard, Name, float]] = []
+    """(shard, cluster, model time) of each newest arrival of slots at a cluster: the cooldown."""
+    moved: list[tuple[Shard, float]] = []
+    """(shard, model time) of each shard's last move: the dwell."""
+    joined: list[Shard] = []
+    """Shards whose slots still have to follow a new home."""
+    answered: list[Name] = []
+    """Ids of the newest commands applied, so that each is applied once."""
+    offsets: dict[str, list[tuple[Count, Count]]] = {}
+    """topic -> (partition, next offset) of what this state includes."""
+
+
+class SharesState(Record):
+    """Shards' parts of each series. Topic `state`, key = "shares:<series>"."""
+
+    kind: Literal["shares"] = "shares"
+    series: str
+    step: Count
+    share: list[Fraction]
+
+
+_STATE: TypeAdapter[BalancerState | SharesState] = TypeAdapter(
+    Annotated[BalancerState | SharesState, Field(discriminator="kind")]
+)
+
+
+def state_record(data: bytes | None) -> BalancerState | SharesState:
+    """Returns the state record in `data`; raises InvalidRecordError."""
+    record: BalancerState | SharesState = parse(_STATE, "state record", data)
+    return record
