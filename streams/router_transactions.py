@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -185,8 +186,9 @@ class Transactions:
         """Drops the producer and whatever it still had in hand."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            producer.purge()
-            producer.poll(0)
+            with contextlib.suppress(KafkaException):  # a fenced producer says so again here
+                producer.purge()
+                producer.poll(0)
 
     def end(self) -> None:
         """Ends the committer; called once, last."""
