@@ -211,7 +211,8 @@ class Site:
         found: list[bytes | None] = []
         while len(found) < end:
             message = consumer.poll(10)
-            assert message is not None and message.error() is None, f"{len(found)} of {end} values of {topic}"
+            assert message is not None, f"{len(found)} of {end} values of {topic}"
+            assert message.error() is None, message.error()
             found.append(message.value())
         return found
 
