@@ -254,6 +254,8 @@ async def _live(
 
 async def _start(app: HostedApp, on_start: Callable[[], Awaitable[None]]) -> None:
     await app.start()
+    # It is for tables, of which there are none; removed now, it is not left behind by a kill.
+    shutil.rmtree(app.conf.datadir, ignore_errors=True)
     async with asyncio.timeout(SUBSCRIBE_S):
         while not all(hand.channel.subscriber_count for hand in app.hands):
             await asyncio.sleep(0.001)

@@ -282,7 +282,7 @@ class Router:
     def _idle(self) -> None:
         """Nothing to route: takes the outcome of a commit, tells the mapping version of idle partitions."""
         if self._transactions.pending:
-            if self._transactions.done:
+            if self._transactions.done or self._transactions.hung:
                 self._settle()
             return
         routes = self._gate.routes
@@ -302,6 +302,8 @@ class Router:
             try:
                 self._committed(self._transactions.take(IDLE_S))
             except TimeoutError:
+                if self._transactions.hung:
+                    raise self._transactions.abandon() from None
                 waited += 1
                 if waited * IDLE_S >= PATIENCE_S and not self._in_callback:
                     self._poll_paused()

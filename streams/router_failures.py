@@ -47,7 +47,8 @@ class Failures:
         log.debug("transaction failed: %s", failure)
         refused = failure.refused
         if refused is not None and places:
-            self.pause_s = BACK_OFF_S[0]  # the broker is well, and the hunt takes some attempts
+            # The broker is well; the hunt takes some attempts.
+            self._in_a_row, self.pause_s = 0, BACK_OFF_S[0]
             self._refused(places, refused, str(failure))
             return
         self.pause_s = min(self.pause_s * 2, BACK_OFF_S[1])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -19,8 +21,15 @@ from streams.one_thread import OneThread
 
 log = logging.getLogger(__name__)
 
-CALL_S = 5.0
+CALL_S = 3.0
 """Longest single call to the broker; a retriable outcome calls again."""
+
+HUNG_S = 6.0
+"""Seconds after which a call that was to take CALL_S is given up: `send_offsets_to_transaction` ignores
+its timeout where the group's coordinator has lost the request (librdkafka issue 5456)."""
+
+ABORT_ATTEMPTS = 4
+"""Calls of `abort_transaction` before a new producer, whose start aborts it too, is tried instead."""
 
 REFUSED = {
     KafkaError.MSG_SIZE_TOO_LARGE: BadRequest.TOO_LARGE,
@@ -47,10 +56,15 @@ MEMBERSHIP = frozenset(
 
 
 class Kind(Enum):
-    """What a failed transaction asks for."""
+    """What a failed transaction asks for: its abort, or a new producer, whose start aborts it."""
 
     ABORT = "abort"
     RENEW = "renew"
+
+
+RENEWING = frozenset({*REFUSED, KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, KafkaError._STATE})
+"""Errors after which this producer's sequence numbers are in disorder: after a plain abort the next
+transaction would fail as well, with OUT_OF_ORDER_SEQUENCE_NUMBER."""
 
 
 class TransactionFailedError(Exception):
@@ -80,6 +94,13 @@ class RecordTooLargeError(Exception):
         self.index = index
 
 
+@dataclass
+class _Call:
+    """The call to the broker that a commit has under way, seen from outside its thread."""
+
+    since: float = math.inf
+
+
 class Transactions:
     """The transactional producer of one router. All methods are called by the router's thread."""
 
@@ -89,6 +110,9 @@ class Transactions:
         self._producer: Producer | None = None
         self._committer = OneThread("commit")
         self._pending: Future[float] | None = None
+        self._call = _Call()
+        self._refusal: KafkaError | None = None
+        """Why the broker refused a record of the transaction in hand, once a delivery report said so."""
 
     @property
     def pending(self) -> bool:
@@ -100,10 +124,25 @@ class Transactions:
         """Returns whether the outcome of the pending commit is there to take."""
         return self._pending is not None and self._pending.done()
 
+    @property
+    def hung(self) -> bool:
+        """Returns whether the committer's call will never return."""
+        return time.monotonic() - self._call.since > HUNG_S
+
+    def abandon(self) -> TransactionFailedError:
+        """Leaves a hung call to itself; the failure returned asks for a new producer, which fences it."""
+        self._pending = None
+        self._committer.end()
+        self._committer = OneThread("commit")
+        error = KafkaError(KafkaError._TIMED_OUT, f"no answer in {HUNG_S} s")
+        return TransactionFailedError(error, Kind.RENEW)
+
     def open(self) -> bool:
         """Makes the producer, fencing every older one with its id; False if the broker did not answer."""
         self.close()
-        producer = Producer(self._settings)
+        producer = Producer(
+            self._settings | {"delivery.report.only.error": True, "on_delivery": self._delivered}
+        )
         try:
             producer.init_transactions(CALL_S)
         except KafkaException as failure:
@@ -115,10 +154,11 @@ class Transactions:
     def submit(self, outgoing: Sequence[Outgoing], offsets: list[TopicPartition], group: object) -> None:
         """Produces the records and starts the commit; raises TransactionFailedError, RecordTooLargeError."""
         producer = self._own()
+        self._refusal = None
         try:
             producer.begin_transaction()
         except KafkaException as failure:
-            raise _failed(failure) from None
+            raise self._failed(failure) from None
         produce: Callable[..., None] = producer.produce
         for index, (topic, value, key, partition, timestamp, headers) in enumerate(outgoing):
             while True:
@@ -131,28 +171,32 @@ class Transactions:
                     error: KafkaError = failure.args[0]
                     if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
                         raise RecordTooLargeError(index, error) from None
-                    raise _failed(failure) from None
+                    raise self._failed(failure) from None
                 break
-        self._pending = self._committer.submit(lambda: self._commit(producer, offsets, group))
+        self._call = call = _Call()
 
-    def _commit(self, producer: Producer, offsets: list[TopicPartition], group: object) -> float:
-        """Returns the seconds it took. Runs in the committer's thread."""
-        started = time.monotonic()
-        self._insist(lambda: producer.send_offsets_to_transaction(offsets, group, CALL_S))
-        self._insist(lambda: producer.commit_transaction(CALL_S))
-        return time.monotonic() - started
+        def commit() -> float:
+            started = time.monotonic()
+            self._insist(call, lambda: producer.send_offsets_to_transaction(offsets, group, CALL_S))
+            self._insist(call, lambda: producer.commit_transaction(CALL_S))
+            return time.monotonic() - started
 
-    def _insist(self, call: Callable[[], None]) -> None:
-        """Calls again as long as the outcome is retriable: only so is it known in the end."""
+        self._pending = self._committer.submit(commit)
+
+    def _insist(self, call: _Call, make: Callable[[], None]) -> None:
+        """Makes a call again as long as its outcome is retriable: only so is it known in the end."""
         while True:
+            call.since = time.monotonic()
             try:
-                return call()
+                make()
             except KafkaException as failure:
                 error: KafkaError = failure.args[0]
                 if not error.retriable() or error.txn_requires_abort() or error.fatal():
-                    raise _failed(failure) from None
+                    raise self._failed(failure) from None
                 if self._stopping.is_set():
                     raise TransactionFailedError(error, Kind.ABORT) from None
+            else:
+                return
 
     def take(self, timeout_s: float | None = None) -> float:
         """Waits for the pending commit and returns its seconds; raises its failure, or TimeoutError."""
@@ -170,12 +214,12 @@ class Transactions:
     def abort(self) -> bool:
         """Aborts the open transaction; False if the producer cannot be used any more."""
         producer = self._own()
-        while not self._stopping.is_set():
+        for _ in range(ABORT_ATTEMPTS):
             try:
                 producer.abort_transaction(CALL_S)
             except KafkaException as failure:
                 error: KafkaError = failure.args[0]
-                if error.retriable():
+                if error.retriable() and not self._stopping.is_set():
                     continue
                 # No transaction was open: begin_transaction itself had failed.
                 return bool(error.code() == KafkaError._STATE and not error.fatal())
@@ -200,7 +244,17 @@ class Transactions:
             raise RuntimeError("no producer: open() comes first")
         return self._producer
 
+    def _delivered(self, error: KafkaError | None, _message: object) -> None:
+        """Notes why a record was refused; called for failed deliveries only."""
+        if error is not None and error.code() in REFUSED:
+            self._refusal = self._refusal or error
 
-def _failed(failure: KafkaException) -> TransactionFailedError:
-    error: KafkaError = failure.args[0]
-    return TransactionFailedError(error, Kind.RENEW if error.fatal() else Kind.ABORT)
+    def _failed(self, failure: KafkaException) -> TransactionFailedError:
+        """Returns the failure with its true cause: later calls only say that the state is erroneous."""
+        error: KafkaError = failure.args[0]
+        if error.code() == KafkaError._STATE:
+            with contextlib.suppress(KafkaException):
+                self._own().poll(0)
+            error = self._refusal or error
+        renew = error.fatal() or error.code() in RENEWING
+        return TransactionFailedError(error, Kind.RENEW if renew else Kind.ABORT)
