@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from rich.console import Console
 from rich.table import Table
@@ -227,7 +227,10 @@ def _measure(process: psutil.Popen, bootstrap: str, group: str, messages: int) -
         if time.monotonic() > deadline:
             raise ForeshardError(f"{group} forwarded {seen[-1][1] if seen else 0} requests in {RUN_S:.0f} s")
         time.sleep(0.05)
-        done = sum(max(0, place.offset) for place in watcher.committed(places, 10))
+        try:
+            done = sum(max(0, place.offset) for place in watcher.committed(places, 10))
+        except KafkaException:
+            continue  # a broker that has just started still looks for the group's coordinator
         used = process.cpu_times()
         seen.append((time.monotonic(), done, used.user + used.system))
     watcher.close()
