@@ -13,17 +13,13 @@ from schemas.records import Record
 from schemas.topics import LOAD
 from streams import metrics
 from streams.clock import Clock
+from streams.core.load import WINDOW_S
 from streams.core.routing import Routed, Routes
+from streams.core.steps import STEP_S
 from streams.core.tally import Tally, arrival_times
 from streams.kafka_settings import report_producer
 
 log = logging.getLogger(__name__)
-
-WINDOW_S = 5.0
-"""Model seconds of one report; windows are aligned to multiples of it."""
-
-STEP_S = 30.0
-"""Model seconds of one forecast step, the unit of the stored history."""
 
 HISTORY_LATE_S = 10.0
 """Model seconds after a step's end until its history is sent: requests of it are still under way. Sent

@@ -26,9 +26,10 @@ from streams.core.keys import KeyReader, KeyRules
 from streams.core.mapping import Snapshot
 from streams.core.offset_note import OffsetNote, encode_note
 from streams.core.routing import Routed, Routes, route
+from streams.core.steps import STEP_S
 from streams.core.tally import Tally
 from streams.kafka_settings import router_consumer, router_producer
-from streams.load_reporter import STEP_S, LoadReporter
+from streams.load_reporter import LoadReporter
 from streams.one_thread import OneThread
 from streams.router_agent import Channel, Work, route_work
 from streams.router_checks import TopicWatch, check_start

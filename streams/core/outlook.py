@@ -13,11 +13,10 @@ from streams.core.events import EventBook
 from streams.core.forecast import SeriesForecaster
 from streams.core.keys import KeyRules
 from streams.core.load import Shares, Step
+from streams.core.steps import STEP_S
 
 Floats = npt.NDArray[np.float64]
 
-STEP_S = 30.0
-"""Forecast step: short enough to see a ramp, long enough that counts are not only noise."""
 HORIZON = 10
 """Steps ahead: 5 minutes."""
 COLUMNS = HORIZON + 1

@@ -41,9 +41,10 @@ from streams.core.events import EventBook
 from streams.core.keys import KeyRules
 from streams.core.load import LoadBook, StepBook
 from streams.core.mapping import Snapshot, SnapshotBuilder, apply_moves, first_mapping, homes
-from streams.core.outlook import COLUMNS, STEP_S, Demand, Outlook
+from streams.core.outlook import COLUMNS, Demand, Outlook
 from streams.core.planner import ClusterInput, Plan, PlanInput, plan
 from streams.core.round_settings import RoundSettings
+from streams.core.steps import STEP_S
 
 SHARES_EVERY = 10
 """Shares are saved every 10 rounds: 100 s of an EWMA with a memory of 10 minutes."""
@@ -225,14 +226,7 @@ class Rounds:
         records, meta = apply_moves(
             snapshot, [], epoch=self.epoch, plan=self._plan_id(), clusters=self.mapped(), new_homes=new
         )
-        decision = Decision(
-            epoch=self.epoch,
-            round=self.round,
-            at=now,
-            mode=self.mode,
-            version=meta.version,
-            detail=detail,
-        )
+        decision = self._plain(now, meta.version, detail)
         return [self._decided(decision), *self._records(records), self._publish(records, meta)]
 
     def first_start(self, now: float) -> list[Out]:
@@ -248,14 +242,8 @@ class Rounds:
             self.rules.rules_hash(),
             self._plan_id(),
         )
-        decision = Decision(
-            epoch=self.epoch,
-            round=self.round,
-            at=now,
-            mode=self.mode,
-            version=meta.version,
-            detail=f"first mapping: {self.rules.shards} shards over {len(self._weights())} clusters",
-        )
+        detail = f"first mapping: {self.rules.shards} shards over {len(self._weights())} clusters"
+        decision = self._plain(now, meta.version, detail)
         published = self._publish(records, meta)
         return [self._decided(decision), self._state(), *self._records(records), published]
 
@@ -350,16 +338,19 @@ class Rounds:
         return [self._decided(decision), *self._states(), *published]
 
     def _skipped(self, now: float, snapshot: Snapshot, skip: Skip, detail: str) -> list[Out]:
-        decision = Decision(
+        return [self._decided(self._plain(now, snapshot.version, detail, skip)), *self._states()]
+
+    def _plain(self, now: float, version: int, detail: str, skip: Skip | None = None) -> Decision:
+        """Returns the decision of a round that saw no loads: its outcome in words."""
+        return Decision(
             epoch=self.epoch,
             round=self.round,
             at=now,
             mode=self.mode,
-            version=snapshot.version,
+            version=version,
             skip=skip,
             detail=detail,
         )
-        return [self._decided(decision), *self._states()]
 
     # ------------------------------------------------------------------ what is written
 

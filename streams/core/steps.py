@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from schemas.records import LoadHistory
 from streams.core.counts import Floats, SeriesIndex, flat_cells
 
+STEP_S = 30.0
+"""Forecast step and unit of the stored history, model time: short enough to see a ramp, long enough that
+counts are not only noise."""
 LATE_S = 30.0
 """How long after its end a step waits for routers that have not reported it."""
 HISTORY_S = 28 * 86_400.0
@@ -39,7 +42,7 @@ class _OpenStep:
 class StepBook:
     """Forecast steps from history records: closed in order, by index, each exactly once."""
 
-    def __init__(self, series: Sequence[str], shards: int, partitions: int, step_s: float = 30.0) -> None:
+    def __init__(self, series: Sequence[str], shards: int, partitions: int, step_s: float = STEP_S) -> None:
         self._shape = (len(series), shards)
         self._index = SeriesIndex(series)
         self._partitions, self._step_s = partitions, step_s

@@ -8,7 +8,8 @@ import pytest
 from schemas.records import SLOTS, Event, EventKey
 from streams.core.events import EventBook
 from streams.core.load import Step
-from streams.core.outlook import COLUMNS, STEP_S, Demand, Outlook
+from streams.core.outlook import COLUMNS, Demand, Outlook
+from streams.core.steps import STEP_S
 from tests.core.rounds_world import RULES, SHARDS, START, campaign, even, user_in
 
 FIRST = int(START // STEP_S) - 300
