@@ -22,6 +22,7 @@ from schemas.records import (
     MappingMeta,
     MappingRecord,
     Move,
+    PreviousSegments,
     Reason,
     Segment,
 )
@@ -308,15 +309,52 @@ def apply_moves(
     plan: str,
     clusters: Mapping[str, MappedCluster],
     new_homes: Mapping[int, str] = _NO_HOMES,
+    settled: int = 0,
 ) -> tuple[list[MappingRecord], MappingMeta]:
     """Returns the records of the changed shards, by shard, and the meta record of the next version.
 
-    Moves of one shard follow one another. Raises MappingError where a moved slot is not its
-    source's, where a cluster is unknown, and StaleError where the epoch is lower than the snapshot's.
+    Moves of one shard follow one another. `settled` is the mapping version that every ingest partition
+    has settled: what was in force before it is left out of the records' `previous`. Raises MappingError
+    where a moved slot is not its source's, where a cluster is unknown, and StaleError where the epoch
+    is lower than the snapshot's.
     """
     if epoch < snapshot.epoch:
         raise StaleError(f"epoch {epoch} is lower than the mapping's {snapshot.epoch}")
     version = snapshot.version + 1
+    owners, reasons = _changed(snapshot, moves, clusters, new_homes)
+    records = []
+    for shard in sorted(owners):
+        old, segments = snapshot.records[shard], _segments(owners[shard])
+        records.append(
+            MappingRecord(
+                shard=shard,
+                version=version,
+                epoch=epoch,
+                home=new_homes.get(shard, old.home),
+                segments=segments,
+                previous=previous_of(old, segments, version, settled),
+                plan=plan,
+                reason=",".join(dict.fromkeys(reasons[shard])),
+            )
+        )
+    meta = MappingMeta(
+        version=version,
+        epoch=epoch,
+        shards=snapshot.shards,
+        rules_hash=snapshot.rules_hash,
+        clusters=dict(clusters),
+    )
+    advance(snapshot, {record.shard: record for record in records}, meta)
+    return records, meta
+
+
+def _changed(
+    snapshot: Snapshot,
+    moves: Sequence[Move],
+    clusters: Mapping[str, MappedCluster],
+    new_homes: Mapping[int, str],
+) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+    """Returns the slots' owners after a plan, and why, of each shard whose record changes."""
     owners: dict[int, list[str]] = {}
     reasons: dict[int, list[str]] = {}
     for move in moves:
@@ -332,27 +370,26 @@ def apply_moves(
         if home != old.home:
             owners.setdefault(shard, _slot_owners(old.segments))
             reasons.setdefault(shard, []).append(_home_reason(clusters.get(old.home)))
-    records = [
-        MappingRecord(
-            shard=shard,
-            version=version,
-            epoch=epoch,
-            home=new_homes.get(shard, snapshot.records[shard].home),
-            segments=_segments(owners[shard]),
-            plan=plan,
-            reason=",".join(dict.fromkeys(reasons[shard])),
-        )
-        for shard in sorted(owners)
-    ]
-    meta = MappingMeta(
-        version=version,
-        epoch=epoch,
-        shards=snapshot.shards,
-        rules_hash=snapshot.rules_hash,
-        clusters=dict(clusters),
-    )
-    advance(snapshot, {record.shard: record for record in records}, meta)
-    return records, meta
+    return owners, reasons
+
+
+def previous_of(
+    old: MappingRecord, segments: Sequence[Segment], version: int, settled: int
+) -> list[PreviousSegments]:
+    """Returns the `previous` of the record that follows `old` in `version`, oldest first.
+
+    An entry's version is the last one in which its segments were in force, so an ingest partition
+    that settled version 7 needs the entries from 7 on. Segments that stay are no entry.
+    """
+    kept = [entry for entry in old.previous if entry.version >= settled]
+    if list(segments) != list(old.segments):
+        kept.append(PreviousSegments(version=version - 1, segments=old.segments))
+    return kept
+
+
+def unsettled(record: MappingRecord, settled: int) -> bool:
+    """Returns whether the record's newest change of segments may not be settled everywhere yet."""
+    return bool(record.previous) and record.previous[-1].version >= settled
 
 
 def _apply_move(row: list[str], move: Move, clusters: Mapping[str, MappedCluster]) -> None:

@@ -19,6 +19,7 @@ from schemas.records import (
     MappingMeta,
     MappingRecord,
     Move,
+    PreviousSegments,
     Reason,
     Segment,
     check_tiles,
@@ -33,6 +34,7 @@ from streams.core.mapping import (
     ranges,
     reassign,
     slots_of,
+    unsettled,
 )
 
 NAMES = ("c1", "c2", "c3")
@@ -251,7 +253,7 @@ def test_plan_changes_only_what_moves_and_says_why() -> None:
     (record,) = records
     assert record.segments == [(0, 64, target), (64, 256, home)]
     assert (record.version, record.home, record.plan, record.reason) == (2, home, "7.311", "event")
-    assert record.previous == []
+    assert record.previous == [PreviousSegments(version=1, segments=[(0, 256, home)])]
     assert meta.version == 2
 
 
@@ -307,6 +309,61 @@ def test_homes_change_in_one_plan_and_slots_stay() -> None:
         plan(snapshot, new_homes={8: "c1"})
     with pytest.raises(MappingError, match="names cluster c9"):
         plan(snapshot, new_homes={shard: "c9"})
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_previous_says_all_that_was_in_force_since_any_version_not_settled_everywhere(data: Any) -> None:
+    """A router that settled S finds in the newest record every owner of each slot from S on, and no more."""
+    builder, snapshot = first()
+    history = [snapshot, snapshot]  # index = version; there was none before version 1
+    settled = 0
+    for _ in range(data.draw(st.integers(1, 8))):
+        settled = data.draw(st.integers(settled, snapshot.version))
+        moves = []
+        for shard in data.draw(st.sets(st.integers(0, 2), max_size=3)):
+            source = data.draw(st.sampled_from(snapshot.records[shard].segments))[2]
+            moves.append(shift(snapshot, shard, other_than(source), data.draw(st.integers(1, SLOTS)), source))
+        homes_of = data.draw(st.dictionaries(st.integers(0, 3), st.sampled_from(NAMES), max_size=2))
+        snapshot = feed(builder, *plan(snapshot, *moves, new_homes=homes_of, settled=settled))
+        history.append(snapshot)
+        for record in snapshot.records:
+            newer = [entry.version for entry in record.previous]
+            assert newer == sorted(set(newer))
+            for since in range(max(settled, 1), snapshot.version + 1):
+                told = [entry.segments for entry in record.previous if entry.version >= since]
+                in_force = [version.records[record.shard].segments for version in history[since:]]
+                assert [*told, record.segments] == [key for key, _ in itertools.groupby(in_force)]
+                assert unsettled(record, since) == (len(told) > 0)
+
+
+def test_previous_keeps_what_may_be_in_use_and_drops_what_is_settled() -> None:
+    """Two moves and a new home; then everything up to the first move's version is settled."""
+    builder, snapshot = first()
+    home = snapshot.records[0].home
+    one, other = (name for name in NAMES if name != home)
+    snapshot = feed(builder, *plan(snapshot, shift(snapshot, 0, one, 10)))
+    snapshot = feed(builder, *plan(snapshot, shift(snapshot, 0, other, 10, one)))
+    assert [entry.version for entry in snapshot.records[0].previous] == [1, 2]
+    snapshot = feed(builder, *plan(snapshot, new_homes={0: one}))
+    assert [entry.version for entry in snapshot.records[0].previous] == [1, 2]
+    after = feed(builder, *plan(snapshot, shift(snapshot, 0, one, 10, other), settled=2))
+    assert [entry.version for entry in after.records[0].previous] == [2, 4]
+    assert after.records[0].previous[-1].segments == snapshot.records[0].segments
+    assert unsettled(after.records[0], 4)
+    assert not unsettled(after.records[0], 5)
+    after = feed(builder, *plan(after, new_homes={0: other}, settled=5))
+    assert after.records[0].previous == []
+
+
+def test_moves_that_cancel_out_leave_nothing_in_motion() -> None:
+    """There and back within one plan: the record is written, its segments were always in force."""
+    _, snapshot = first()
+    home = snapshot.records[0].home
+    there = shift(snapshot, 0, other_than(home), 10)
+    back = there.model_copy(update={"source": there.target, "target": home})
+    (record,), _meta = plan(snapshot, there, back)
+    assert (record.version, record.previous) == (2, [])
 
 
 def test_cluster_that_still_owns_something_cannot_go() -> None:
