@@ -5,6 +5,7 @@ per second of model time. JSON is strict: unknown fields, NaN and infinities are
 """
 
 from schemas.records.clusters import (
+    AcceptRules,
     Cluster,
     ClusterAdd,
     ClusterState,
@@ -12,8 +13,11 @@ from schemas.records.clusters import (
     CommandBase,
     Freeze,
     Mode,
+    Rescue,
     Resume,
+    SetClusterState,
     SetMode,
+    WantedState,
     command_record,
 )
 from schemas.records.decisions import (
@@ -71,6 +75,7 @@ from schemas.records.record import (
 )
 from schemas.records.state import (
     BalancerState,
+    Rescuing,
     SharesState,
     state_record,
 )
@@ -80,6 +85,7 @@ __all__ = [
     "MOST_COUNT",
     "NAME_PATTERN",
     "SLOTS",
+    "AcceptRules",
     "Answer",
     "BalancerState",
     "Capacity",
@@ -113,14 +119,18 @@ __all__ = [
     "Rate",
     "Reason",
     "Record",
+    "Rescue",
+    "Rescuing",
     "Resume",
     "Segment",
     "SeriesView",
+    "SetClusterState",
     "SetMode",
     "Shard",
     "SharesState",
     "Skip",
     "Stuck",
+    "WantedState",
     "check_series",
     "check_tiles",
     "command_record",

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from schemas.records.record import (
+    MAX_SHARDS,
     Capacity,
+    Count,
     Name,
     Record,
     parse,
@@ -21,6 +23,15 @@ class ClusterState(StrEnum):
     DOWN = "down"
 
 
+class WantedState(StrEnum):
+    """What an operator may ask a cluster to be."""
+
+    ACTIVE = "active"
+    DRAINING = "draining"
+    DOWN = "down"
+    REMOVED = "removed"
+
+
 class Cluster(Record):
     """One backend cluster as registered. Topic `clusters`, key = name."""
 
@@ -31,6 +42,8 @@ class Cluster(Record):
     capacity_guessed: bool = False
     partitions: Annotated[int, Field(ge=1)]
     state: ClusterState = ClusterState.ACTIVE
+    rescues: Count = 0
+    """How often the rest of its topic was re-routed."""
 
 
 class Mode(StrEnum):
@@ -55,6 +68,29 @@ class ClusterAdd(CommandBase):
     capacity_guessed: bool = False
 
 
+class SetClusterState(CommandBase):
+    """Empty a cluster, give it up, take it back, or forget it."""
+
+    kind: Literal["cluster-state"] = "cluster-state"
+    cluster: Name
+    state: Annotated[WantedState, Field(strict=False)]
+
+
+class Rescue(CommandBase):
+    """Re-route what waits in the topic of a cluster that is down."""
+
+    kind: Literal["rescue"] = "rescue"
+    cluster: Name
+
+
+class AcceptRules(CommandBase):
+    """Let the mapping go on under other key rules; the shards stay as many."""
+
+    kind: Literal["accept-rules"] = "accept-rules"
+    rules_hash: Annotated[str, Field(min_length=1, max_length=100)]
+    shards: Annotated[int, Field(ge=1, le=MAX_SHARDS)]
+
+
 class SetMode(CommandBase):
     kind: Literal["mode"] = "mode"
     mode: Annotated[Mode, Field(strict=False)]
@@ -69,7 +105,7 @@ class Resume(CommandBase):
     kind: Literal["resume"] = "resume"
 
 
-Command = ClusterAdd | SetMode | Freeze | Resume
+Command = ClusterAdd | SetClusterState | Rescue | AcceptRules | SetMode | Freeze | Resume
 _COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
 
 

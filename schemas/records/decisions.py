@@ -123,6 +123,8 @@ class Decision(Record):
     stuck: list[Stuck] = []
     events: list[Name] = []
     """Ids of the events that touch the window."""
+    command: Name | None = None
+    """Id of the command whose work ended with this round: of a rescue, which outlasts its answer."""
 
     @property
     def id(self) -> str:

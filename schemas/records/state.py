@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 
 from schemas.records.clusters import Mode
 from schemas.records.record import (
@@ -15,6 +15,15 @@ from schemas.records.record import (
     Shard,
     parse,
 )
+
+
+class Rescuing(BaseModel):
+    """A rescue that has begun and is not over."""
+
+    model_config = Record.model_config
+    cluster: Name
+    command: Name
+    """Id of the command that asked for it."""
 
 
 class BalancerState(Record):
@@ -34,6 +43,8 @@ class BalancerState(Record):
     """Shards whose slots still have to follow a new home."""
     answered: list[Name] = []
     """Ids of the newest commands applied, so that each is applied once."""
+    rescue: Rescuing | None = None
+    """What the successor goes on with."""
     offsets: dict[str, list[tuple[Count, Count]]] = {}
     """topic -> (partition, next offset) of what this state includes."""
 

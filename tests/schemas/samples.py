@@ -42,10 +42,15 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         {"kind": "mode", "id": "a2", "at": 1.0, "by": "ann", "mode": "auto"},
         {"kind": "freeze", "id": "a3", "at": 1.0, "reason": "release"},
         {"kind": "resume", "id": "a4", "at": 1.0},
+        {"kind": "cluster-state", "id": "a5", "at": 1.0, "cluster": "c1", "state": "removed"},
+        {"kind": "rescue", "id": "a6", "at": 1.0, "cluster": "c1"},
+        {"kind": "accept-rules", "id": "a7", "at": 1.0, "rules_hash": "ab12", "shards": 256},
     ],
     "clusters": [
         {"name": "c1", "topic": "requests.c1", "group": "c1", "capacity_cps": 100.0, "partitions": 12,
          "state": "draining"},
+        {"name": "c2", "topic": "requests.c2", "group": "c2", "capacity_cps": 100.0, "partitions": 12,
+         "state": "down", "rescues": 1},
     ],
     "mapping": [
         {"kind": "shard", "shard": 17, "version": 1042, "epoch": 7, "home": "c3",
@@ -63,11 +68,13 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
          "skip": "observe-mode"},
         {"kind": "answer", "command": "a1", "at": 1.0, "epoch": 7, "accepted": False, "code": "unknown",
          "text": "no such cluster"},
+        {"kind": "decision", "epoch": 7, "round": 313, "at": 1.0, "mode": "auto", "version": 1043,
+         "detail": "rescued 7 requests of c1", "command": "a6"},
     ],
     "state": [
         {"kind": "balancer", "epoch": 7, "mode": "auto", "frozen": False, "round": 3,
          "arrived": [[3, "c2", 100.0]], "moved": [[3, 100.0]], "answered": ["a1"],
-         "offsets": {"load": [[0, 17]]}},
+         "offsets": {"load": [[0, 17]]}, "rescue": {"cluster": "c1", "command": "a6"}},
         {"kind": "shares", "series": "update", "step": 3, "share": [0.25, 0.75]},
     ],
 }  # fmt: skip

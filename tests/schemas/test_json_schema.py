@@ -28,6 +28,8 @@ BAD: list[tuple[str, int, dict[str, Any]]] = [
     ("events", 0, {"start": None}),
     ("commands", 0, {"kind": "cluster-remove"}),
     ("commands", 1, {"mode": "manual"}),
+    ("commands", 4, {"state": "gone"}),
+    ("commands", 6, {"shards": 0}),
     ("clusters", 0, {"partitions": 0}),
     ("mapping", 0, {"shard": 4096}),
     ("mapping", 0, {"segments": [[0, 256]]}),
