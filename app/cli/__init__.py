@@ -8,7 +8,7 @@ from typing import Any
 import click
 from confluent_kafka import KafkaException
 
-from app.cli import clusters, configuration, control, events, keys, mapping, processes, rounds, topics
+from app.cli import bench, clusters, configuration, control, events, keys, mapping, processes, rounds, topics
 from schemas.errors import ForeshardError
 
 
@@ -47,7 +47,7 @@ for command in (
     processes.balancer,
     processes.reporter,
     processes.demo,
-    processes.bench,
+    bench.bench,
     topics.topics,
     clusters.clusters,
     events.events,

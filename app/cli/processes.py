@@ -1,4 +1,4 @@
-"""Verbs that run a process: router, balancer, reporter, demo, bench."""
+"""Verbs that run a process: router, balancer, reporter, demo."""
 
 from __future__ import annotations
 
@@ -166,20 +166,3 @@ def demo(
             seed=DEFAULT_SEED if seed is None else seed,
         )
     )
-
-
-@click.group()
-def bench() -> None:
-    """Measure against peers in one run."""
-
-
-@bench.command("router")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the rows here.")
-@click.option(
-    "--messages", type=click.IntRange(10_000), default=300_000, show_default=True, help="Requests per run."
-)
-def bench_router(json_path: Path | None, messages: int) -> None:
-    """Throughput of one exactly-once router against a bare loop with the same guarantee."""
-    from app.bench import run_bench_router
-
-    run_bench_router(json_path, messages)

@@ -1,0 +1,226 @@
+"""The stage that all variants play on: topics, mapping, the ingest topic, what peers are told."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+
+from app.bench.variants import Variant
+from app.bench.workload import TYPE_FIELD, TYPES, Workload, flush, produce_all
+from app.config import Config, load
+from schemas.records import ClusterState, MappedCluster
+from schemas.topics import DEAD_LETTER, LOAD, MAPPING, ROOM_BYTES
+from streams.core.keys import shard_table
+from streams.core.mapping import Snapshot, advance, first_mapping
+from streams.mapping_topic import MappingWriter, plan_messages
+
+INGEST_PARTITIONS = 6
+CLUSTERS = 8
+CLUSTER_PARTITIONS = 6
+MAPPING_HEADER = "1.1"
+"""Epoch and version of the mapping that all variants but the moving one use."""
+
+TOPIC_S = 30.0
+"""Seconds that the broker may take to make topics."""
+
+CONFIG = """
+[kafka]
+"bootstrap.servers" = "{bootstrap}"
+[topics]
+prefix = "{prefix}"
+ingest = "{ingest}"
+[sharding]
+shards = {shards}
+type_from = ["json:{type_field}"]
+[router]
+group = "{group}"
+instance = "{group}"
+guarantee = "{guarantee}"
+[web]
+port = 0
+"""
+CONFIG_TYPE = """
+[[request_types]]
+name = "{name}"
+key = [{key}]
+keyspace = "{keyspace}"
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of one variant: what it reads and the consumer group in which it does."""
+
+    variant: Variant
+    ingest: str
+    group: str
+
+
+def clusters() -> dict[str, MappedCluster]:
+    """Returns the backend clusters by name."""
+    return {
+        f"c{number}": MappedCluster(
+            topic=f"bench.requests.c{number}",
+            group=f"bench-backend-c{number}",
+            partitions=CLUSTER_PARTITIONS,
+            state=ClusterState.ACTIVE,
+        )
+        for number in range(CLUSTERS)
+    }
+
+
+def output_places() -> list[TopicPartition]:
+    """Returns every partition of every cluster's topic."""
+    return [
+        TopicPartition(cluster.topic, number)
+        for cluster in clusters().values()
+        for number in range(cluster.partitions)
+    ]
+
+
+class Stage:
+    """One broker, prepared: made once per benchmark."""
+
+    def __init__(self, bootstrap: str, folder: Path) -> None:
+        self.bootstrap = bootstrap
+        self.folder = folder
+        self.admin = AdminClient({"bootstrap.servers": bootstrap})
+        self.snapshots: dict[str, Snapshot] = {}
+        """By prefix: one per number of shards, and one whose mapping moves."""
+        roomy = {"max.message.bytes": str(1_048_588 + ROOM_BYTES)}
+        self._make([NewTopic(c.topic, c.partitions, 1, config=roomy) for c in clusters().values()])
+
+    def _make(self, topics: list[NewTopic]) -> None:
+        for made in self.admin.create_topics(topics).values():
+            try:
+                made.result(TOPIC_S)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
+
+    def make_ingest(self, topic: str) -> None:
+        """Makes an ingest topic."""
+        self._make([NewTopic(topic, INGEST_PARTITIONS, 1)])
+
+    def write_requests(self, topic: str, size_bytes: int, count: int) -> None:
+        """Makes the topic and writes the workload's first `count` requests."""
+        self.make_ingest(topic)
+        producer = Producer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "linger.ms": 20,
+                "compression.type": "lz4",
+                "acks": "all",
+                "queue.buffering.max.messages": 200_000,
+                "queue.buffering.max.kbytes": 1 << 20,
+            }
+        )
+        for chunk in Workload(size_bytes).chunks(count):
+            produce_all(producer, topic, chunk)
+        flush(producer)
+
+    def end_offsets(self, places: list[TopicPartition]) -> dict[tuple[str, int], int]:
+        """Returns the high watermark of each partition."""
+        asked = {TopicPartition(place.topic, place.partition): OffsetSpec.latest() for place in places}
+        answers = self.admin.list_offsets(asked)
+        return {(p.topic, p.partition): int(answer.result(TOPIC_S).offset) for p, answer in answers.items()}
+
+    def clear_outputs(self) -> None:
+        """Deletes all that variants have written: no disk fills, no variant pays for another's bytes."""
+        ends = self.end_offsets(output_places())
+        wanted = [TopicPartition(topic, number, offset) for (topic, number), offset in ends.items()]
+        for deleted in self.admin.delete_records(wanted).values():
+            deleted.result(TOPIC_S)
+
+    def delete_topic(self, topic: str) -> None:
+        """Deletes a topic, whether it is there or not."""
+        for deleted in self.admin.delete_topics([topic]).values():
+            with contextlib.suppress(KafkaException):
+                deleted.result(TOPIC_S)
+
+    def snapshot(self, variant: Variant) -> Snapshot:
+        """Returns the mapping of the variant's prefix, writing its first version when it is new."""
+        prefix = variant.prefix
+        if prefix not in self.snapshots:
+            roomy = {"max.message.bytes": str(1_048_588 + ROOM_BYTES)}
+            self._make(
+                [
+                    NewTopic(prefix + DEAD_LETTER.name, 1, 1, config=roomy),
+                    NewTopic(prefix + LOAD.name, 1, 1),
+                    NewTopic(prefix + MAPPING.name, 1, 1, config={"cleanup.policy": "compact"}),
+                ]
+            )
+            self.snapshots[prefix] = self._first_mapping(variant)
+        return self.snapshots[prefix]
+
+    def _first_mapping(self, variant: Variant) -> Snapshot:
+        names = clusters()
+        rules = self.config(Job(variant, "bench.any", "rules")).rules
+        weights = dict.fromkeys(names, 1.0)
+        records, meta = first_mapping(variant.shards, weights, names, 1, rules.rules_hash(), "1.0")
+        writer = MappingWriter({"bootstrap.servers": self.bootstrap}, variant.prefix)
+        writer.take_over()
+        writer.write(plan_messages(variant.prefix + MAPPING.name, records, meta))
+        writer.close()
+        return advance(None, {record.shard: record for record in records}, meta)
+
+    def config_path(self, job: Job) -> Path:
+        """Returns the configuration file of a foreshard router for this job."""
+        types = (
+            CONFIG_TYPE.format(
+                name=name, key=", ".join(f'"json:{path}"' for path in rule.key), keyspace=rule.keyspace
+            )
+            for name, rule in TYPES.items()
+        )
+        text = CONFIG.format(
+            bootstrap=self.bootstrap,
+            prefix=job.variant.prefix,
+            ingest=job.ingest,
+            shards=job.variant.shards,
+            type_field=TYPE_FIELD,
+            group=job.group,
+            guarantee=job.variant.guarantee,
+        )
+        path = self.folder / f"{job.group}.toml"
+        path.write_text(text + "".join(types))
+        return path
+
+    def config(self, job: Job) -> Config:
+        """Returns the configuration of a foreshard router for this job, as the router reads it."""
+        return load(self.config_path(job), {})
+
+    def peer_file(self, job: Job) -> Path:
+        """Returns the file that tells a peer everything that foreshard has from configuration and mapping."""
+        variant = job.variant
+        snapshot = self.snapshot(variant)
+        table = self.folder / f"shards-{variant.shards}.u16"
+        owners = self.folder / f"owners-{variant.prefix}.u16"
+        table.write_bytes(shard_table(variant.shards).astype("<u2").tobytes())
+        owners.write_bytes(snapshot.owners.astype("<u2").tobytes())
+        given = {
+            "bootstrap": self.bootstrap,
+            "ingest": job.ingest,
+            "group": job.group,
+            "guarantee": variant.guarantee,
+            "threads": variant.workers,
+            "type_field": TYPE_FIELD,
+            "types": {
+                name: {"keyspace": rule.keyspace, "key": list(rule.key)} for name, rule in TYPES.items()
+            },
+            "shards": variant.shards,
+            "shard_table": str(table),
+            "owners": str(owners),
+            "topics": [snapshot.clusters[name].topic for name in snapshot.names],
+            "partitions": CLUSTER_PARTITIONS,
+            "mapping": MAPPING_HEADER,
+            "folder": str(self.folder / f"state-{job.group}"),
+            "extra": {},
+        }
+        path = self.folder / f"{job.group}.json"
+        path.write_text(json.dumps(given))
+        return path

@@ -1,0 +1,93 @@
+"""What is compared: the variants, in the order of the table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from schemas.errors import ConfigError
+
+Guarantee = Literal["exactly-once", "at-least-once"]
+Family = Literal["bare", "foreshard", "streams", "quix", "faust"]
+Movement = Literal["", "none", "5 %"]
+
+EOS: Guarantee = "exactly-once"
+ALO: Guarantee = "at-least-once"
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of the requests that counts: those after the first `skip`, up to `until`."""
+
+    skip: int
+    until: int
+
+    def within(self, messages: int) -> Window:
+        """Returns the window in a topic with so many messages: a quarter is skipped at most."""
+        until = min(self.until, int(messages * 0.95))
+        return Window(min(self.skip, until // 4), until)
+
+
+FAST = Window(300_000, 1_500_000)
+"""10 s or more of what routes over 100,000 requests/s without a JIT."""
+WARM_JIT = Window(1_000_000, 3_800_000)
+"""The first million is what a JVM needs to compile what it will run."""
+MIDDLE = Window(100_000, 600_000)
+SLOW = Window(8_000, 60_000)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table."""
+
+    name: str
+    title: str
+    family: Family
+    guarantee: Guarantee
+    window: Window
+    workers: int = 1
+    """Processes of foreshard, stream threads of Kafka Streams."""
+    shards: int = 256
+    movement: Movement = ""
+    """Share of slots in handoff; "" also means that nobody commits for the backends."""
+    only_size: bool = False
+    """Measured with the first message size only."""
+
+    @property
+    def prefix(self) -> str:
+        """Returns the prefix of foreshard's own topics."""
+        return f"bench.{'moving' if self.movement else self.shards}."
+
+    @property
+    def routes_fully(self) -> bool:
+        """Returns whether it does all of the router's work."""
+        return self.family != "bare"
+
+
+VARIANTS = (
+    Variant("bare-eos", "bare loop", "bare", EOS, FAST),
+    Variant("foreshard-eos", "foreshard", "foreshard", EOS, FAST),
+    Variant("streams-eos", "Kafka Streams, 1 thread", "streams", EOS, WARM_JIT),
+    Variant("streams-2-eos", "Kafka Streams, 2 threads", "streams", EOS, WARM_JIT, workers=2),
+    Variant("quix-eos", "Quix Streams", "quix", EOS, MIDDLE),
+    Variant("bare-alo", "bare loop", "bare", ALO, FAST),
+    Variant("foreshard-alo", "foreshard", "foreshard", ALO, FAST),
+    Variant("streams-alo", "Kafka Streams, 1 thread", "streams", ALO, WARM_JIT),
+    Variant("streams-2-alo", "Kafka Streams, 2 threads", "streams", ALO, WARM_JIT, workers=2),
+    Variant("quix-alo", "Quix Streams", "quix", ALO, MIDDLE),
+    Variant("faust-alo", "Faust, its own transport", "faust", ALO, SLOW),
+)
+
+
+def chosen(names: str) -> list[Variant]:
+    """Returns the variants of a comma-separated list, each by its name or its beginning; "" = all."""
+    if not names:
+        return list(VARIANTS)
+    found = []
+    for wanted in names.split(","):
+        matching = [v for v in VARIANTS if v.name == wanted or v.name.startswith(f"{wanted}-")]
+        if not matching:
+            known = ", ".join(variant.name for variant in VARIANTS)
+            raise ConfigError([f"--variants: {wanted!r} is none of {known}"])
+        found += [variant for variant in matching if variant not in found]
+    return [variant for variant in VARIANTS if variant in found]
