@@ -29,15 +29,16 @@ def run_balancer(config: Config, web_port: int) -> int:
         kafka=config.kafka,
         prefix=config.prefix,
         ingest=config.ingest,
+        router_group=config.file.router.group,
         rules=config.rules,
         rounds=config.rounds,
         clock=config.clock,
     )
     balancer = Balancer(settings, fail=lambda error: end_process(app, error))
     handlers = {
-        "load": balancer.on_load,
-        "metrics": balancer.on_metrics,
-        "events": balancer.on_events,
+        "load": balancer.on_record,
+        "metrics": balancer.on_record,
+        "events": balancer.on_record,
         "commands": balancer.on_commands,
     }
     hands = {

@@ -79,6 +79,8 @@ class Config:
             planner=section.planner(),
             round_s=section.round_s,
             latency_objective_s=section.latency_objective_s * self.clock.time_scale,
+            dead_after_s=section.dead_after_s * self.clock.time_scale,
+            wait_for_handoff=section.wait_for_handoff,
         )
 
     def instance(self, role: str, index: int) -> str:

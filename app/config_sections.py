@@ -116,10 +116,13 @@ class RouterSection(Section):
 
 
 class BalancerSection(Section):
-    """Durations are seconds of model time, the others fractions of available capacity or counts."""
+    """Durations are seconds of model time unless the example says wall time; the others are fractions of
+    available capacity, or counts."""
 
     round_s: Seconds = 10
     latency_objective_s: Seconds = 1.0
+    dead_after_s: Seconds = 120
+    wait_for_handoff: bool = True
     band: Share = 0.15
     minband: Share = 0.05
     floor: Share = 0.78

@@ -127,6 +127,13 @@ class UnknownClusterError(ForeshardError):
     exit_status = 2
 
 
+class RescueError(ForeshardError):
+    """The rescue of a dead cluster cannot go on; what it moved stays moved."""
+
+    code = "rescue-stopped"
+    exit_status = 10
+
+
 class NotReadyError(ForeshardError):
     """What was asked for is not there yet: no mapping, no leader, no answer in time."""
 

@@ -9,46 +9,26 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TypeVar
 
-from confluent_kafka import Message
-
 from schemas import topics
-from schemas.errors import InvalidRecordError
-from schemas.records import (
-    ClusterAdd,
-    ClusterMetrics,
-    Decision,
-    Event,
-    LoadHistory,
-    LoadReport,
-    MappingMeta,
-    command_record,
-)
+from schemas.errors import InvalidRecordError, RulesMismatchError
+from schemas.records import Decision, MappingMeta, command_record
 from streams import metrics
-from streams.balancer_records import (
-    Decode,
-    Received,
-    decode_event,
-    decode_load,
-    decode_metrics,
-    received,
-    without_old_reports,
-)
-from streams.balancer_takeover import (
-    DECISIONS_SHOWN,
-    Inheritance,
-    Settings,
-    inherit,
-    partition_count,
-    read_mapping,
-)
-from streams.core.rounds import Out, Rounds, check_rules
-from streams.feed import Feed, GroupFeed, Starts
+from streams.balancer_intake import Batch, Intake, Put
+from streams.balancer_questions import found_for, waits
+from streams.balancer_records import Received
+from streams.balancer_rescue import RescueEnded, Rescues
+from streams.balancer_takeover import DECISIONS_SHOWN, Inheritance, Settings, inherit, read_mapping
+from streams.balancer_watch import Watch
+from streams.core.leader import check_rules
+from streams.core.out import Out
+from streams.core.rounds import Rounds
+from streams.feed import GroupFeed
 from streams.kafka_settings import MAX_MESSAGE_BYTES
-from streams.mapping_topic import Letter, MappingWriter
+from streams.mapping_topic import MappingWriter
 from streams.one_thread import OneThread
-from streams.progress import Progress, ProgressWatcher
 
 __all__ = ["Balancer", "Role", "Settings"]
 
@@ -83,22 +63,10 @@ class Revoked:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What one feed read, in the order of each partition, and the term for which it was read."""
-
-    term: int
-    items: list[Received]
-
-
-@dataclass(frozen=True)
 class Barrier:
     """Set once everything handed over before it has been handled."""
 
     passed: asyncio.Event
-
-
-Put = Callable[[object], None]
-"""Hands a value to an agent, from any thread; waits while the agent's channel is full."""
 
 
 class Balancer:
@@ -121,14 +89,10 @@ class Balancer:
         """The newest term for which we took over."""
         self._writing = asyncio.Lock()
         self._puts: dict[str, Put] = {}
-        self._feeds: list[Feed] = []
-        self._progress: ProgressWatcher | None = None
-        self._lags: dict[str, Progress] = {}
-        self._offsets: dict[tuple[str, int], int] = {}
-        self._inherited: dict[tuple[str, int], int] = {}
-        """(topic, partition) -> offset before which the last leader has dead-lettered what is bad."""
+        self._intake = Intake(settings, fail)
+        self._watch = Watch(settings, fail)
+        self._rescues = Rescues(settings)
         self._commands_end = 0
-        self._bad: list[Letter] = []
         kafka = dict(settings.kafka)
         self._writer = MappingWriter(kafka | {"message.max.bytes": MAX_MESSAGE_BYTES}, settings.prefix)
         self._calls, self._commits = OneThread("balancer-calls"), OneThread("balancer-commits")
@@ -179,26 +143,23 @@ class Balancer:
     # ------------------------------------------------------------------ agents
 
     async def on_commands(self, value: object) -> None:
-        """Takes leadership signals and batches of commands, in the order of the topic."""
+        """Takes leadership signals, the end of a rescue, and batches of commands, in their order."""
         if isinstance(value, Assigned):
             await self._lead(value.term)
         elif isinstance(value, Revoked):
             self._drop()
+        elif isinstance(value, RescueEnded):
+            await self._rescued(value)
         elif isinstance(value, list):
             for message in value:
                 await self._command(Received(message))
 
-    async def on_load(self, value: object) -> None:
-        """Takes load reports and history."""
-        self._take(value, _load)
-
-    async def on_metrics(self, value: object) -> None:
-        """Takes cluster metrics."""
-        self._take(value, _metrics)
-
-    async def on_events(self, value: object) -> None:
-        """Takes events and their withdrawals."""
-        self._take(value, _event)
+    async def on_record(self, value: object) -> None:
+        """Takes batches of load reports and history, of cluster metrics, or of events."""
+        if isinstance(value, Barrier):
+            value.passed.set()
+        elif isinstance(value, Batch) and self.rounds is not None and value.term == self._term:
+            self._intake.take(self.rounds, value)
 
     async def on_round(self) -> None:
         """Runs one round if this process leads."""
@@ -209,69 +170,70 @@ class Balancer:
             rounds = self._leading()
             if rounds is None:
                 return
-            now = self.settings.clock.now()
-            lags, self._lags = self._lags, {}
-            for reading in list(lags.values()):
-                rounds.on_lag(reading.cluster, reading.committed, reading.end, now)
-            self._note_offsets(rounds)
+            self._watch.hand_over(rounds, self.settings.clock.now())
+            self._rescues.attend(rounds, self._led, self._puts["commands"])
+            await self._look_at_suspects(rounds)
+            outs = await self._hung_rescue(rounds)
+            if self._leading() is not rounds:
+                return
+            self._intake.note(rounds)
             started = time.perf_counter()
-            outs = rounds.evaluate(now)
+            outs += rounds.evaluate(self.settings.clock.now())
             metrics.ROUND_SECONDS.observe(time.perf_counter() - started)
             metrics.STEPS_LEARNED.set(rounds.outlook.learned)
             await self._write(outs)
 
-    def _take(self, value: object, apply: Callable[[Rounds, Received], None]) -> None:
-        """Applies every record of a batch; a bad one is counted, dead-lettered and costs no other."""
-        if isinstance(value, Barrier):
-            value.passed.set()
-            return
-        rounds = self.rounds
-        if rounds is None or not isinstance(value, Batch) or value.term != self._term:
-            return
-        for item in value.items:
-            try:
-                if item.error is not None:
-                    raise item.error
-                apply(rounds, item)
-            except InvalidRecordError as error:
-                self._refuse(item, error)
-            self._offsets[item.topic, item.partition] = item.next_offset
+    async def _look_at_suspects(self, rounds: Rounds) -> None:
+        """Looks into the topics of clusters that look dead: markers alone are no waiting requests."""
+        for name in rounds.suspects(self.settings.clock.now()):
+            waiting = await self._call(partial(waits, self.settings, rounds.clusters[name]))
+            if waiting is not None:
+                rounds.on_look(name, self.settings.clock.now(), waiting)
 
-    def _refuse(self, item: Received, error: InvalidRecordError) -> None:
-        """Counts and dead-letters a bad record, unless the last leader has done so."""
-        if item.next_offset <= self._inherited.get((item.topic, item.partition), 0):
-            return
-        log.warning("%s is refused: %s", item.source, error)
-        metrics.BAD_RECORDS.labels(topic=item.topic.removeprefix(self.settings.prefix)).inc()
-        self._bad.append(item.letter(self.settings.topic(topics.DEAD_LETTER), error))
+    async def _hung_rescue(self, rounds: Rounds) -> list[Out]:
+        """Gives up a rescue that will never end, so that rounds go on; returns what says so."""
+        if not self._rescues.hung:
+            return []
+        await self._call(self._rescues.give_up)
+        return rounds.end_rescue(self.settings.clock.now(), "a call to the broker never returned")
+
+    async def _rescued(self, ended: RescueEnded) -> None:
+        """Writes down how a rescue ended."""
+        async with self._writing:
+            rounds = self._leading()
+            if rounds is None or ended.term != self._led or ended.rescue != rounds.rescue:
+                return
+            self._rescues.ended(rounds)
+            self._intake.note(rounds)
+            await self._write(rounds.end_rescue(self.settings.clock.now(), ended.why))
 
     async def _command(self, item: Received) -> None:
         async with self._writing:
-            if self._leading() is None:
+            rounds = self._leading()
+            if rounds is None:
                 return
             outs: list[Out] = []
             try:
                 command = command_record(item.message.value())
-                partitions = None
-                if isinstance(command, ClusterAdd):
-                    topic = command.topic
-                    partitions = await self._call(lambda: partition_count(self.settings.kafka, topic))
-                rounds = self._leading()
-                if rounds is None:
+                clusters = dict(rounds.clusters)
+                found = await self._call(lambda: found_for(self.settings, command, clusters))
+                if self._leading() is not rounds:
                     return
-                self._note_offsets(rounds)
-                outs = rounds.on_command(command, self.settings.clock.now(), partitions)
+                self._watch.hand_over(rounds, self.settings.clock.now())
+                self._intake.note(rounds)
+                outs = rounds.on_command(command, self.settings.clock.now(), found)
             except InvalidRecordError as error:
-                rounds = self._leading()
-                if rounds is None:
-                    return
-                self._refuse(item, error)
+                self._intake.refuse(item, error)
             if item.next_offset >= self._commands_end:
                 rounds.commands_read = True
             await self._write([*outs, *rounds.first_start(self.settings.clock.now())])
+            self._rescues.attend(rounds, self._led, self._puts["commands"])
         # Not waited for: its thread may be waiting for this agent. A command read again is not applied again.
         done = {(item.topic, item.partition): item.next_offset}
         self._commits.submit(lambda: self._commands.commit(done))
+        if rounds.obsolete:
+            self._drop()
+            self._fail(RulesMismatchError(rounds.obsolete))
 
     # ------------------------------------------------------------------ leadership
 
@@ -300,7 +262,7 @@ class Balancer:
             if self._term != term:  # given back meanwhile: Revoked is the next value
                 return
             self.role, self._led = Role.LEADING, term
-            self._note_offsets(rounds)
+            self._intake.note(rounds)
             await self._write(rounds.take_over())
             await self._write(rounds.first_start(self.settings.clock.now()))
         metrics.LEADING.set(1)
@@ -311,48 +273,24 @@ class Balancer:
         self._commands_end = inheritance.commands_end
         self.decisions.clear()
         self.decisions.extend(inheritance.decisions)
-        self._inherited = {
-            (topic, partition): offset
-            for topic, places in rounds.offsets.items()
-            for partition, offset in places
-        }
+        self._intake.inherit(rounds)
         self.rounds = rounds
         return rounds
 
     async def _catch_up(self, rounds: Rounds, term: int) -> None:
         """Starts the feeds, waits until all that is stored has been taken in, and learns it."""
-        clock = self.settings.clock
-        self._feeds = [
-            self._feed(topics.EVENTS, decode_event, term),
-            self._feed(topics.METRICS, decode_metrics(clock), term),
-            self._feed(topics.LOAD, decode_load(clock), term),
-        ]
-        while not all(feed.caught_up.is_set() for feed in self._feeds):
+        self._intake.start(term, self._puts)
+        while not self._intake.caught_up:
             await asyncio.sleep(LOOK_S)
             if self._term != term:
                 return
         for spec in (topics.EVENTS, topics.METRICS, topics.LOAD):
             await self._taken_in(self._puts[spec.name])
+        clock = self.settings.clock
         while self._term == term and rounds.learn(clock.now(), LEARN_AT_ONCE) == LEARN_AT_ONCE:
             await asyncio.sleep(0)
         metrics.STEPS_LEARNED.set(rounds.outlook.learned)
-        interval_s = clock.wall_duration(self.settings.rounds.round_s) / 2
-        self._progress = ProgressWatcher(self.settings.kafka, interval_s, self._on_progress, self._fail)
-        self._watch(rounds)
-        self._progress.start()
-
-    def _feed(self, spec: topics.TopicSpec, decode: Decode, term: int) -> Feed:
-        """Returns the feed of one topic, started at its beginning."""
-        put, clock = self._puts[spec.name], self.settings.clock
-
-        def deliver(messages: list[Message]) -> None:
-            kept = without_old_reports(messages, clock)
-            put(Batch(term, [received(message, decode) for message in kept]))
-
-        starts: Starts = {self.settings.topic(spec): "beginning"}
-        feed = Feed(spec.name, dict(self.settings.kafka), starts, deliver, on_failure=self._fail)
-        feed.start()
-        return feed
+        self._watch.start(rounds)
 
     async def _taken_in(self, put: Put) -> None:
         """Returns when an agent has handled all that it was given so far."""
@@ -360,38 +298,15 @@ class Balancer:
         await self._call(lambda: put(barrier))
         await barrier.passed.wait()
 
-    def _on_progress(self, reading: Progress) -> None:
-        self._lags[reading.cluster] = reading
-
-    def _watch(self, rounds: Rounds) -> None:
-        if self._progress is not None:
-            self._progress.watch(rounds.mapped())
-
     def _drop(self) -> None:
-        """Stops leading: nothing is written or decided until the next take-over.
-
-        Feeds end by themselves: what they still deliver is of an old term.
-        """
+        """Stops leading: nothing is written or decided until the next take-over."""
         self.role = Role.STANDBY
         metrics.LEADING.set(0)
         self.rounds = None
-        for feed in self._feeds:
-            feed.stop(0.0)
-        self._feeds = []
-        if self._progress is not None:
-            self._progress.stop(0.0)
-            self._progress = None
-        self._lags, self._offsets, self._inherited, self._bad = {}, {}, {}, []
+        for part in (self._intake, self._watch, self._rescues):
+            part.stop()
 
     # ------------------------------------------------------------------ writing
-
-    def _note_offsets(self, rounds: Rounds) -> None:
-        """Tells the core how far the feeds are: saved with the state and what was refused up to there."""
-        offsets: dict[str, list[tuple[int, int]]] = {}
-        for place in sorted({*self._inherited, *self._offsets}):
-            offset = max(self._inherited.get(place, 0), self._offsets.get(place, 0))
-            offsets.setdefault(place[0], []).append((place[1], offset))
-        rounds.offsets = offsets
 
     async def _write(self, outs: Sequence[Out]) -> None:
         """Writes the records, and what was refused meanwhile, in one transaction.
@@ -399,8 +314,11 @@ class Balancer:
         Where that fails nothing more is written: the core has gone on as if the records were there,
         so only a successor, who reads what is there, may continue.
         """
-        bad, self._bad = self._bad, []
-        records = [(self.settings.topic(out.topic), out.key.encode(), out.record.to_json()) for out in outs]
+        bad = self._intake.letters()
+        records = [
+            (self.settings.topic(out.topic), out.key.encode(), out.record.to_json() if out.record else None)
+            for out in outs
+        ]
         if not records and not bad:
             return
         try:
@@ -413,19 +331,4 @@ class Balancer:
                 self.decisions.append(out.record)
                 metrics.observe_decision(out.record)
             elif isinstance(out.record, MappingMeta) and self.rounds is not None:
-                self._watch(self.rounds)
-
-
-def _load(rounds: Rounds, item: Received) -> None:
-    if isinstance(item.record, LoadReport | LoadHistory):
-        rounds.on_load(item.record)
-
-
-def _metrics(rounds: Rounds, item: Received) -> None:
-    if isinstance(item.record, ClusterMetrics):
-        rounds.on_metrics(item.record)
-
-
-def _event(rounds: Rounds, item: Received) -> None:
-    if item.record is None or isinstance(item.record, Event):
-        rounds.on_event(item.key, item.record)
+                self._watch.follow(self.rounds)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from schemas import topics
@@ -41,6 +41,8 @@ class Settings:
     kafka: Mapping[str, Any]
     prefix: str
     ingest: str
+    router_group: str
+    """The routers' consumer group on the ingest topic."""
     rules: KeyRules
     rounds: RoundSettings
     clock: Clock
@@ -113,10 +115,16 @@ def _records(
     parse: Callable[[bytes | None], Kind],
     newest: int | None = None,
 ) -> Iterator[Kind]:
-    """Yields the records of one of our tables in order, without tombstones and what is no record."""
+    """Yields the newest record of each key of one of our tables, in order, but what is no record.
+
+    A key that has a tombstone is gone, also before compaction has taken what came before it.
+    """
+    table: dict[bytes | None, Message] = {}
     for message in read_table(settings.kafka, settings.topic(spec), newest=newest):
-        if message.value() is None:
-            continue
+        table.pop(message.key(), None)
+        if message.value() is not None:
+            table[message.key()] = message
+    for message in table.values():
         try:
             yield parse(message.value())
         except InvalidRecordError as error:

@@ -321,7 +321,7 @@ def apply_moves(
     if epoch < snapshot.epoch:
         raise StaleError(f"epoch {epoch} is lower than the mapping's {snapshot.epoch}")
     version = snapshot.version + 1
-    owners, reasons = _changed(snapshot, moves, clusters, new_homes)
+    owners, reasons = _changed(snapshot, moves, clusters, new_homes, settled)
     records = []
     for shard in sorted(owners):
         old, segments = snapshot.records[shard], _segments(owners[shard])
@@ -353,8 +353,12 @@ def _changed(
     moves: Sequence[Move],
     clusters: Mapping[str, MappedCluster],
     new_homes: Mapping[int, str],
+    settled: int,
 ) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    """Returns the slots' owners after a plan, and why, of each shard whose record changes."""
+    """Returns the slots' owners after a plan, and why, of each shard whose record changes.
+
+    A shard named with the home it has changes where something in its `previous` is settled by now.
+    """
     owners: dict[int, list[str]] = {}
     reasons: dict[int, list[str]] = {}
     for move in moves:
@@ -370,6 +374,9 @@ def _changed(
         if home != old.home:
             owners.setdefault(shard, _slot_owners(old.segments))
             reasons.setdefault(shard, []).append(_home_reason(clusters.get(old.home)))
+        elif any(entry.version < settled for entry in old.previous):
+            owners.setdefault(shard, _slot_owners(old.segments))
+            reasons.setdefault(shard, [old.reason])
     return owners, reasons
 
 

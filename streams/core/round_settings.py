@@ -14,3 +14,7 @@ class RoundSettings:
     planner: PlannerSettings
     round_s: float = 10.0
     latency_objective_s: float = 1.0
+    dead_after_s: float = 120.0
+    """A cluster in whose topic requests wait is set down after so long without a sign of life."""
+    wait_for_handoff: bool = True
+    """Whether a shard stays until its last move is settled everywhere; off only to attack the handoff."""

@@ -5,42 +5,37 @@ Every list of `Out` that a method returns is to be written in one transaction, i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 
 from schemas import topics
-from schemas.errors import InvalidRecordError, RulesMismatchError
+from schemas.errors import InvalidRecordError, MappingError
 from schemas.records import (
-    Answer,
     BalancerState,
-    Cluster,
-    ClusterAdd,
     ClusterMetrics,
     ClusterState,
     ClusterView,
     Command,
     Decision,
     Event,
-    Freeze,
     LoadHistory,
     LoadReport,
-    MappedCluster,
-    MappingMeta,
     Mode,
+    Move,
     Reason,
-    Record,
-    Resume,
-    SetMode,
     SharesState,
     Skip,
 )
-from streams.core.capacity import CapacityBook
+from streams.core import commands, rescues
+from streams.core.cluster_states import set_down, silence
 from streams.core.events import EventBook
 from streams.core.keys import KeyRules
+from streams.core.leader import Leader, check_rules
 from streams.core.load import LoadBook, StepBook
-from streams.core.mapping import Snapshot, SnapshotBuilder, apply_moves, first_mapping, homes
+from streams.core.mapping import Snapshot, apply_moves, unsettled
+from streams.core.out import Out
+from streams.core.outcome import NOTHING_FOUND, Found
 from streams.core.outlook import COLUMNS, Demand, Outlook
 from streams.core.planner import ClusterInput, Plan, PlanInput, plan
 from streams.core.round_settings import RoundSettings
@@ -48,54 +43,24 @@ from streams.core.steps import STEP_S
 
 SHARES_EVERY = 10
 """Shares are saved every 10 rounds: 100 s of an EWMA with a memory of 10 minutes."""
-REMEMBERED_COMMANDS = 1000
-"""Ids of commands kept so that a command read twice is applied once."""
-META_KEY = "meta"
-STATE_KEY = "balancer:state"
+COMMANDED = frozenset({Reason.JOIN, Reason.DRAIN, Reason.DOWN})
+"""Reasons of moves that an operator asked for: they are made in observe mode too."""
 
 
-@dataclass(frozen=True)
-class Out:
-    """One record to write to one of our topics."""
-
-    topic: topics.TopicSpec
-    key: str
-    record: Record
-
-
-class Rounds:
+class Rounds(Leader):
     """All that a leading balancer knows. Feed it with `on_...`, then `take_over`, then `evaluate`."""
 
     def __init__(self, rules: KeyRules, settings: RoundSettings, ingest_partitions: int) -> None:
-        self.rules = rules
-        self.settings = settings
+        super().__init__(rules, settings)
+        self.ingest_partitions = ingest_partitions
         self.load = LoadBook(rules.series, rules.shards, ingest_partitions)
         self.steps = StepBook(rules.series, rules.shards, ingest_partitions, STEP_S)
         self.outlook = Outlook(rules)
-        self.capacity = CapacityBook()
-        self.clusters: dict[str, Cluster] = {}
         self.events = EventBook(rules, self.clusters)
-        self.builder = SnapshotBuilder()
-        self.mode = Mode.OBSERVE
-        self.frozen = False
-        self.freeze_reason = ""
-        self.epoch = 0
-        self.round = 0
-        self.arrived: dict[tuple[int, str], float] = {}
-        self.moved: dict[int, float] = {}
-        self.joined: set[int] = set()
-        self.answered: dict[str, None] = {}
         self.commands_read = False
         """True once every command that was present at take-over is applied: version 1 may be written."""
-        self.offsets: Mapping[str, Sequence[tuple[int, int]]] = {}
-        """topic -> (partition, next offset): what a predecessor had read, then what the caller has."""
-        self.last: Decision | None = None
 
     # ------------------------------------------------------------------ what was read
-
-    @property
-    def snapshot(self) -> Snapshot | None:
-        return self.builder.snapshot
 
     def on_load(self, record: LoadReport | LoadHistory) -> None:
         if isinstance(record, LoadReport):
@@ -107,6 +72,7 @@ class Rounds:
         if record.cluster not in self.clusters:
             raise InvalidRecordError(f"metrics name cluster {record.cluster}, which is not registered")
         self.capacity.metrics(record)
+        self.deaths.report(record.cluster, record.at)
 
     def on_event(self, event_id: str, event: Event | None) -> None:
         """Takes an event, or its withdrawal; raises InvalidRecordError when it fits nothing here."""
@@ -115,28 +81,42 @@ class Rounds:
         else:
             self.events.add(event)
 
-    def on_cluster(self, cluster: Cluster) -> None:
-        self.clusters[cluster.name] = cluster
-        self.capacity.register(cluster)
-
     def on_lag(self, cluster: str, committed: Mapping[int, int], end: Mapping[int, int], now: float) -> None:
         """Takes one reading of a cluster's group: committed offsets and last stable offsets."""
         if cluster in self.clusters:
             self.capacity.lag(cluster, now, committed, end, self.load.forwarded(cluster))
+            self.deaths.reading(cluster, now, committed, end)
 
     def on_state(self, record: BalancerState | SharesState) -> None:
         """Takes a predecessor's state."""
-        if isinstance(record, SharesState):
-            if record.series in self.rules.series and len(record.share) == self.rules.shards:
-                self.outlook.shares.restore(self.rules.series.index(record.series), record.share)
-                self.outlook.shares_step = record.step
-            return
-        self.mode, self.frozen, self.freeze_reason = record.mode, record.frozen, record.freeze_reason
-        self.epoch, self.round = max(self.epoch, record.epoch), record.round
-        self.arrived = {(shard, cluster): at for shard, cluster, at in record.arrived}
-        self.moved, self.joined = dict(record.moved), set(record.joined)
-        self.answered = dict.fromkeys(record.answered)
-        self.offsets = record.offsets
+        if isinstance(record, BalancerState):
+            self.restore(record)
+        elif record.series in self.rules.series and len(record.share) == self.rules.shards:
+            self.outlook.shares.restore(self.rules.series.index(record.series), record.share)
+            self.outlook.shares_step = record.step
+
+    def on_command(self, command: Command, now: float, found: Found = NOTHING_FOUND) -> list[Out]:
+        """Applies one command; `found` is what the broker said about the things that it names."""
+        return commands.apply(self, command, now, found)
+
+    def suspects(self, now: float) -> list[str]:
+        """Returns the clusters that look dead: look into their topics and call `on_look`."""
+        if self.rescue is not None:
+            return []
+        silent = self.deaths.silent(now, self._alive())
+        return [found.cluster for found in silent if not found.seen_waiting]
+
+    def on_look(self, cluster: str, now: float, waiting: bool) -> None:
+        """Takes what a look into a suspect's topic has found: whether a request waits there."""
+        self.deaths.looked(cluster, now, waiting)
+
+    def on_rescued(self, requests: int, letters: int) -> None:
+        """Takes how many requests this leader's rescue has moved, and how many of them to dead letters."""
+        self.rescued, self.rescued_letters = requests, letters
+
+    def end_rescue(self, now: float, why: str = "") -> list[Out]:
+        """Ends the rescue under way; `why` it stopped early."""
+        return rescues.end_rescue(self, now, why)
 
     # ------------------------------------------------------------------ leading
 
@@ -146,8 +126,8 @@ class Rounds:
         check_rules(snapshot, self.rules)
         self.epoch = max(self.epoch, snapshot.epoch if snapshot else 0) + 1
         if snapshot is None:
-            return [self._state()]
-        return [self._state(), self._publish([], self._meta(snapshot, snapshot.version))]
+            return [self.state()]
+        return [self.state(), *self.published([], self.meta(snapshot, snapshot.version))]
 
     def learn(self, now: float, most: int) -> int:
         """Learns up to `most` closed steps; returns how many it did (fewer than `most`: all)."""
@@ -156,118 +136,66 @@ class Rounds:
             self.outlook.learn(step, self.events)
         return len(closed)
 
-    def on_command(self, command: Command, now: float, partitions: int | None) -> list[Out]:
-        """Applies one command; `partitions` is the partition count of a cluster-add's topic, if seen."""
-        if command.id in self.answered:
-            return []
-        self.answered[command.id] = None
-        for old in list(self.answered)[:-REMEMBERED_COMMANDS]:
-            del self.answered[old]
-        outs: list[Out] = []
-        if isinstance(command, ClusterAdd):
-            accepted, text, outs = self._add(command, now, partitions)
-        elif isinstance(command, SetMode):
-            accepted, text = True, f"mode was {self.mode.value}, is {command.mode.value}"
-            self.mode = command.mode
-        elif isinstance(command, Freeze):
-            self.frozen, self.freeze_reason = True, command.reason
-            accepted, text = True, "frozen: no plan is made until resume"
-        elif isinstance(command, Resume):
-            accepted, text = True, "resumed" if self.frozen else "was not frozen"
-            self.frozen, self.freeze_reason = False, ""
-        answer = Answer(
-            command=command.id,
-            at=now,
-            epoch=self.epoch,
-            accepted=accepted,
-            code="" if accepted else "refused",
-            text=text,
-        )
-        return [Out(topics.DECISIONS, command.id, answer), self._state(), *outs]
-
-    def _add(self, command: ClusterAdd, now: float, partitions: int | None) -> tuple[bool, str, list[Out]]:
-        if partitions is None:
-            return False, f"topic {command.topic} does not exist; make it, then add the cluster again", []
-        old = self.clusters.get(command.cluster)
-        if old is not None and old.topic != command.topic:
-            return False, f"cluster {command.cluster} exists with topic {old.topic}", []
-        if old is not None and old.partitions != partitions:
-            return False, f"topic {old.topic} had {old.partitions} partitions, has {partitions}", []
-        cluster = Cluster(
-            name=command.cluster,
-            topic=command.topic,
-            group=command.group,
-            capacity_cps=command.capacity_cps,
-            capacity_guessed=command.capacity_guessed,
-            partitions=partitions,
-            state=old.state if old else ClusterState.ACTIVE,
-        )
-        self.on_cluster(cluster)
-        outs = [Out(topics.CLUSTERS, cluster.name, cluster)]
-        if old is not None:
-            if self.snapshot is not None and old.group != cluster.group:
-                outs += self._rehomed(self.snapshot, {}, now, f"{cluster.name} has the group {cluster.group}")
-            return True, f"cluster {cluster.name} has a capacity of {cluster.capacity_cps:g} now", outs
-        if self.snapshot is not None:
-            outs += self._join(self.snapshot, cluster, now)
-        return True, f"cluster {cluster.name} is registered", outs
-
-    def _join(self, snapshot: Snapshot, cluster: Cluster, now: float) -> list[Out]:
-        """Returns the plan that gives a new cluster its homes; its slots follow as returns."""
-        wanted = homes(snapshot.shards, self._weights())
-        new = {shard: home for shard, home in enumerate(wanted) if home == cluster.name}
-        self.joined |= set(new)
-        detail = f"{cluster.name} joined: home of {len(new)} of {snapshot.shards} shards"
-        return self._rehomed(snapshot, new, now, detail)
-
-    def _rehomed(self, snapshot: Snapshot, new: Mapping[int, str], now: float, detail: str) -> list[Out]:
-        """Returns a plan that moves nothing: new homes, and the clusters as they are registered now."""
-        self.round += 1
-        records, meta = apply_moves(
-            snapshot, [], epoch=self.epoch, plan=self._plan_id(), clusters=self.mapped(), new_homes=new
-        )
-        decision = self._plain(now, meta.version, detail)
-        return [self._decided(decision), *self._records(records), self._publish(records, meta)]
-
     def first_start(self, now: float) -> list[Out]:
         """Returns version 1 of the mapping once it may be written, else nothing."""
-        if self.snapshot is not None or not self.commands_read or not self._weights():
+        if self.snapshot is not None or not self.commands_read or not self.weights():
             return []
-        self.round += 1
-        records, meta = first_mapping(
-            self.rules.shards,
-            self._weights(),
-            self.mapped(),
-            self.epoch,
-            self.rules.rules_hash(),
-            self._plan_id(),
-        )
-        detail = f"first mapping: {self.rules.shards} shards over {len(self._weights())} clusters"
-        decision = self._plain(now, meta.version, detail)
-        published = self._publish(records, meta)
-        return [self._decided(decision), self._state(), *self._records(records), published]
+        return self.first(now)
 
     def evaluate(self, now: float) -> list[Out]:
         """Returns the records of one round.
 
-        1. learn what closed: the forecast must include the newest step;
-        2. measure: without complete metrics nothing may be decided;
-        3. look ahead and plan; 4. decide what of the plan is done; 5. write it down.
+        1. learn what closed: the forecast must include the newest step; 2. nothing may move while a
+        rescue runs; 3. set down what died: the plan is to empty it; 4. measure: without complete
+        metrics nothing may be decided; 5. look ahead and plan; 6. decide what of it is done.
         """
         self.learn(now, most=1_000)
-        snapshot = self.snapshot
-        if snapshot is None:
+        if self.snapshot is None:
             return self.first_start(now)
+        if self.rescue is not None:
+            self.round += 1
+            return self._skipped(now, self.snapshot, Skip.HANDOFF_PENDING, rescues.rescue_text(self))
+        dead, suspicion = self._bury(now)
         self.round += 1
         self.events.expire(now)
+        return dead + self._measured(now, suspicion)
+
+    def _bury(self, now: float) -> tuple[list[Out], str]:
+        """Returns what sets dead clusters down, and what is to be said of those that are left."""
+        outs: list[Out] = []
+        said = []
+        for silent in self.deaths.silent(now, self._alive()):
+            if not silent.seen_waiting:
+                continue
+            others = set(self.weights()) - {silent.cluster}
+            what = f"{silent.cluster} looks dead ({silence(silent)})"
+            if not self.deaths.well(now, others):
+                said.append(f"{what}, but no other cluster gets on either: it is left as it is")
+            elif self.mode is Mode.AUTO and not self.frozen:
+                outs += set_down(self, silent, now)
+            else:
+                said.append(
+                    f"{what}; in auto mode it would be down: `foreshard clusters down {silent.cluster}`"
+                )
+        return outs, "; ".join(said)
+
+    def _alive(self) -> set[str]:
+        return {name for name, cluster in self.clusters.items() if cluster.state is not ClusterState.DOWN}
+
+    def _measured(self, now: float, suspicion: str) -> list[Out]:
+        snapshot = self.snapshot
+        if snapshot is None:
+            raise MappingError("a round before the first mapping: call first_start")
         missing = self.load.unknown_partitions(now)
         rates = None if missing else self.load.rates(now, self.rules.costs())
         if rates is None:
             what = f"ingest partitions {missing}" if missing else "the first complete window"
-            return self._skipped(now, snapshot, Skip.INCOMPLETE_METRICS, f"no load report yet for {what}")
+            detail = _joined(f"no load report yet for {what}", suspicion)
+            return self._skipped(now, snapshot, Skip.INCOMPLETE_METRICS, detail)
         demand = self.outlook.demand(now, rates, self.load.hot_slots(now), self.events)
         inputs = self._inputs(now, snapshot, demand, self._cluster_inputs(now, rates))
-        return self._decide(now, snapshot, demand, inputs, plan(inputs, self.settings.planner))
+        made = plan(inputs, self.settings.planner)
+        return self._decide(snapshot, demand, inputs, made, suspicion)
 
     def _cluster_inputs(self, now: float, rates: np.ndarray) -> list[ClusterInput]:
         requests = float(rates.sum())
@@ -295,35 +223,43 @@ class Rounds:
             clusters=clusters,
             arrived=self.arrived,
             moved=self.moved,
-            pending=frozenset(),
+            pending=self._pending(snapshot),
             event_shards=demand.event_shards,
             joined=frozenset(self.joined),
         )
 
+    def _pending(self, snapshot: Snapshot) -> frozenset[int]:
+        """Returns the shards whose last move may not be settled everywhere yet."""
+        if not self.settings.wait_for_handoff:
+            return frozenset()
+        settled = self.settled
+        return frozenset(record.shard for record in snapshot.records if unsettled(record, settled))
+
     def _decide(
-        self, now: float, snapshot: Snapshot, demand: Demand, inputs: PlanInput, made: Plan
+        self, snapshot: Snapshot, demand: Demand, inputs: PlanInput, made: Plan, suspicion: str
     ) -> list[Out]:
-        moves, skip = made.moves, made.skip
-        if self.frozen:
-            moves, skip = [], Skip.FROZEN
-        elif self.mode is Mode.OBSERVE and made.moves:
-            moves = [move for move in made.moves if move.reason is Reason.JOIN]
-            skip = None if moves else Skip.OBSERVE_MODE
-        done = bool(moves)
-        records, meta = (
-            apply_moves(snapshot, moves, epoch=self.epoch, plan=self._plan_id(), clusters=self.mapped())
-            if done
-            else ([], None)
-        )
+        now = inputs.now
+        moves, skip, detail = self._allowed(made)
+        published: list[Out] = []
+        if moves:
+            records, meta = apply_moves(
+                snapshot,
+                moves,
+                epoch=self.epoch,
+                plan=self.plan_id,
+                clusters=self.mapped(),
+                settled=self.settled,
+            )
+            published = self.published(records, meta)
         decision = Decision(
             epoch=self.epoch,
             round=self.round,
             at=now,
             mode=self.mode,
-            version=meta.version if meta else snapshot.version,
+            version=snapshot.version + bool(moves),
             skip=skip,
-            detail=self.freeze_reason if self.frozen and self.freeze_reason else made.detail,
-            moves=moves if done else made.moves,
+            detail=_joined(detail, suspicion),
+            moves=moves or made.moves,
             clusters=[_view(cluster, made) for cluster in inputs.clusters],
             series=demand.series,
             stuck=made.stuck,
@@ -333,67 +269,28 @@ class Rounds:
             self.arrived[(move.shard, move.target)] = now
             if move.reason is not Reason.JOIN:  # the rest of a joining shard need not wait for the dwell
                 self.moved[move.shard] = now
-        published = [*self._records(records), self._publish(records, meta)] if meta else []
         self._forget(now)
-        return [self._decided(decision), *self._states(), *published]
+        return [self.decided(decision), *self._states(), *published]
+
+    def _allowed(self, made: Plan) -> tuple[list[Move], Skip | None, str]:
+        """Returns what of the plan is done in this mode, why nothing is, and the round's sentence.
+
+        What an operator asked for is done in observe mode too; a freeze stops all but what gets slots
+        off clusters that are down.
+        """
+        if self.frozen:
+            moves = [move for move in made.moves if move.reason is Reason.DOWN]
+            detail = self.freeze_reason or made.detail
+            return (moves, None, f"frozen, only {made.detail}") if moves else ([], Skip.FROZEN, detail)
+        if self.mode is Mode.OBSERVE and made.moves:
+            moves = [move for move in made.moves if move.reason in COMMANDED]
+            return moves, None if moves else Skip.OBSERVE_MODE, made.detail
+        return made.moves, made.skip, made.detail
 
     def _skipped(self, now: float, snapshot: Snapshot, skip: Skip, detail: str) -> list[Out]:
-        return [self._decided(self._plain(now, snapshot.version, detail, skip)), *self._states()]
-
-    def _plain(self, now: float, version: int, detail: str, skip: Skip | None = None) -> Decision:
-        """Returns the decision of a round that saw no loads: its outcome in words."""
-        return Decision(
-            epoch=self.epoch,
-            round=self.round,
-            at=now,
-            mode=self.mode,
-            version=version,
-            skip=skip,
-            detail=detail,
-        )
+        return [self.decided(self.plain(now, snapshot.version, detail, skip)), *self._states()]
 
     # ------------------------------------------------------------------ what is written
-
-    def _weights(self) -> dict[str, float]:
-        return {
-            name: cluster.capacity_cps
-            for name, cluster in sorted(self.clusters.items())
-            if cluster.state is ClusterState.ACTIVE
-        }
-
-    def mapped(self) -> dict[str, MappedCluster]:
-        """Returns the registered clusters as the mapping names them."""
-        return {
-            name: MappedCluster(
-                topic=cluster.topic, group=cluster.group, partitions=cluster.partitions, state=cluster.state
-            )
-            for name, cluster in sorted(self.clusters.items())
-        }
-
-    def _meta(self, snapshot: Snapshot, version: int) -> MappingMeta:
-        return MappingMeta(
-            version=version,
-            epoch=self.epoch,
-            shards=snapshot.shards,
-            rules_hash=snapshot.rules_hash,
-            clusters=self.mapped(),
-        )
-
-    def _publish(self, records: Iterable[Record], meta: MappingMeta) -> Out:
-        """Returns the meta record and makes it, with its shard records, the leader's own snapshot."""
-        for record in (*records, meta):
-            self.builder.apply(record)  # type: ignore[arg-type]
-        return Out(topics.MAPPING, META_KEY, meta)
-
-    def _records(self, records: Iterable[Record]) -> list[Out]:
-        return [Out(topics.MAPPING, str(record.shard), record) for record in records]  # type: ignore[attr-defined]
-
-    def _decided(self, decision: Decision) -> Out:
-        self.last = decision
-        return Out(topics.DECISIONS, decision.id, decision)
-
-    def _plan_id(self) -> str:
-        return f"{self.epoch}.{self.round}"
 
     def _forget(self, now: float) -> None:
         """Drops cooldowns and dwells that no longer hold anything back."""
@@ -407,7 +304,7 @@ class Rounds:
             }
 
     def _states(self) -> list[Out]:
-        outs = [self._state()]
+        outs = [self.state()]
         if self.round % SHARES_EVERY == 0:
             for index, name in enumerate(self.rules.series):
                 share = np.clip(self.outlook.shares.share[index], 0.0, 1.0).tolist()
@@ -416,31 +313,6 @@ class Rounds:
                     Out(topics.STATE, f"shares:{name}", SharesState(series=name, step=step, share=share))
                 )
         return outs
-
-    def _state(self) -> Out:
-        record = BalancerState(
-            mode=self.mode,
-            frozen=self.frozen,
-            freeze_reason=self.freeze_reason,
-            epoch=self.epoch,
-            round=self.round,
-            arrived=[(shard, cluster, at) for (shard, cluster), at in sorted(self.arrived.items())],
-            moved=sorted(self.moved.items()),
-            joined=sorted(self.joined),
-            answered=list(self.answered),
-            offsets={topic: list(pairs) for topic, pairs in sorted(self.offsets.items())},
-        )
-        return Out(topics.STATE, STATE_KEY, record)
-
-
-def check_rules(snapshot: Snapshot | None, rules: KeyRules) -> None:
-    """Raises RulesMismatchError where the mapping was made with other shards or key rules."""
-    if snapshot is not None and snapshot.rules_hash != rules.rules_hash():
-        raise RulesMismatchError(
-            f"the mapping was made for {snapshot.shards} shards and rules {snapshot.rules_hash[:12]}, "
-            f"the configuration has {rules.shards} shards and rules {rules.rules_hash()[:12]}; "
-            "start with the configuration that the mapping was made with"
-        )
 
 
 def _view(cluster: ClusterInput, made: Plan) -> ClusterView:
@@ -457,3 +329,7 @@ def _view(cluster: ClusterInput, made: Plan) -> ClusterView:
         score_after=min(made.score_after.get(cluster.name, 0.0), 1e6),
         notes=[cluster.closed] if cluster.closed else [],
     )
+
+
+def _joined(*sentences: str) -> str:
+    return "; ".join(sentence for sentence in sentences if sentence)

@@ -28,8 +28,10 @@ from schemas.records import (
 )
 from streams.core.keys import KeyRules, RequestType, locate, parse_field
 from streams.core.planner import PlannerSettings
+from streams.core.out import Out
+from streams.core.outcome import Found
 from streams.core.round_settings import RoundSettings
-from streams.core.rounds import Out, Rounds
+from streams.core.rounds import Rounds
 
 START = 1_000_200.0
 """Model time at which every world begins: a multiple of 30 s."""
@@ -132,6 +134,11 @@ class World:
         self.written: list[Out] = []
         self.stored: list[LoadReport | LoadHistory] = []
         """What the router wrote to the load topic."""
+        self.settling = True
+        """Whether the router settles every version at once."""
+        self.standing: set[str] = set()
+        """Clusters whose groups commit nothing: what waits there stays."""
+        self._done: dict[str, int] = {}
 
     def _load(self, record: LoadReport | LoadHistory) -> None:
         self.stored.append(record)
@@ -142,9 +149,10 @@ class World:
         self.written += self.rounds.take_over()
         return self
 
-    def command(self, command: object, partitions: int | None = 3) -> list[Out]:
+    def command(self, command: object, partitions: int | None = 3, **found: object) -> list[Out]:
         """Applies a command, and writes version 1 if that may now be."""
-        outs = self.rounds.on_command(command, self.now, partitions)  # type: ignore[arg-type]
+        seen = Found(partitions=partitions, **found)  # type: ignore[arg-type]
+        outs = self.rounds.on_command(command, self.now, seen)  # type: ignore[arg-type]
         outs += self.rounds.first_start(self.now)
         self.written += outs
         return outs
@@ -167,9 +175,20 @@ class World:
             if history and self.now % 30.0 == 0.0:
                 self._load(self.router.history(int(self.now // 30) - 1, rates))
             for name in self.rounds.clusters:
-                self.rounds.on_lag(name, {0: 0}, {0: (lags or {}).get(name, 0)}, self.now)
+                self._read_lag(name, (lags or {}).get(name, 0))
+            self.settle()
             outs += self.evaluate()
         return outs
+
+    def _read_lag(self, name: str, lag: int) -> None:
+        """Reads a group that gets on by one request a round, unless it stands still."""
+        done = self._done[name] = self._done.get(name, 0) + (name not in self.standing and lag > 0)
+        self.rounds.on_lag(name, {0: done}, {0: done + lag}, self.now)
+
+    def settle(self) -> None:
+        """Lets the router settle what the mapping is now, if it does."""
+        if self.settling and self.rounds.snapshot is not None:
+            self.rounds.on_settled({0: self.rounds.snapshot.version})
 
     def evaluate(self) -> list[Out]:
         """Runs one round now."""
@@ -213,7 +232,8 @@ def successor(world: World) -> World:
     newest: dict[tuple[str, str], bytes] = {}
     for out in world.written:
         newest.pop((out.topic.name, out.key), None)
-        newest[out.topic.name, out.key] = out.record.to_json()
+        if out.record is not None:
+            newest[out.topic.name, out.key] = out.record.to_json()
     for (topic, _key), data in newest.items():
         if topic == topics.CLUSTERS.name:
             rounds.on_cluster(Cluster.from_json(data))

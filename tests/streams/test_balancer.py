@@ -247,7 +247,9 @@ def test_assignment_that_was_taken_back_fences_nobody(site: BalancedSite) -> Non
     leader = MappingWriter({"bootstrap.servers": site.bootstrap}, site.prefix)
     leader.take_over()
     config = site.config
-    settings = Settings(config.kafka, config.prefix, config.ingest, config.rules, config.rounds, config.clock)
+    settings = Settings(
+        config.kafka, config.prefix, config.ingest, "r", config.rules, config.rounds, config.clock
+    )
     failures: list[BaseException] = []
     late = Balancer(settings, failures.append)
     asyncio.run(late.on_commands(Assigned(1)))

@@ -13,7 +13,8 @@ def empty(board: Board) -> list[Stuck]:
     """Moves everything off draining and down clusters, and returns those that could not be emptied.
 
     Outside the budget, and over the targets' limits if there is no room anywhere: requests must
-    not stay on a cluster that leaves. Down clusters first, then big shards first.
+    not stay on a cluster that leaves. Down clusters first, then big shards first. A handoff that is
+    not finished holds a shard on a draining cluster, but not on one that is down: it would never end.
     """
     rows = [row for row in range(len(board.names)) if board.leaving[row] and board.members[row]]
     rows.sort(key=lambda row: (board.clusters[row].state is not ClusterState.DOWN, board.names[row]))
@@ -24,7 +25,8 @@ def empty(board: Board) -> list[Stuck]:
         peak = board.load.max(axis=1)
         for shard in sorted(members, key=lambda shard: (-members[shard] * peak[shard], shard)):
             reason = Skip.HANDOFF_PENDING
-            if shard not in board.inputs.pending:
+            down = board.clusters[source].state is ClusterState.DOWN
+            if down or shard not in board.inputs.pending:
                 if _empty_shard(board, source, shard):
                     continue
                 reason = Skip.NO_ROOM
