@@ -1,9 +1,11 @@
 package org.foreshard.bench;
 
 import java.nio.file.Path;
+import java.util.List;
 import java.util.Optional;
 import java.util.Properties;
 import java.util.Set;
+import java.util.stream.IntStream;
 import org.apache.kafka.clients.consumer.ConsumerConfig;
 import org.apache.kafka.clients.producer.ProducerConfig;
 import org.apache.kafka.common.serialization.Serdes;
@@ -38,8 +40,10 @@ public final class RouterBench {
     }
 
     private static Topology topology(Rules rules) {
+        List<Optional<Set<Integer>>> partitions =
+                IntStream.range(0, rules.partitions).mapToObj(Set::of).map(Optional::of).toList();
         StreamPartitioner<byte[], Routed> partitioner =
-                (topic, key, routed, count) -> Optional.of(Set.of(routed.partition()));
+                (topic, key, routed, count) -> partitions.get(routed.partition());
         Serializer<Routed> bytes = (topic, routed) -> routed.value();
         return new Topology()
                 .addSource(
