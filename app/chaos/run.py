@@ -1,0 +1,91 @@
+"""`foreshard bench chaos`: a broker of its own, one run on it, its report, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+from rich.console import Console
+
+from app.chaos.report import as_json, offences, sentences
+from app.chaos.settings import Chaos
+from app.chaos.stage import Run
+from app.local_kafka import LocalKafka, local_kafka
+from schemas.topics import DEAD_LETTER
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 + SIGINT."""
+BROKEN_PROMISE = 1
+LOG_BYTES = 20_000_000
+"""The end of the broker's log that is kept."""
+
+
+def run_chaos(chaos: Chaos, json_path: Path | None, *, keep: bool = False) -> int:
+    """Runs it and reports; returns the exit status. The folder stays where a promise was broken."""
+    console = Console(highlight=False, soft_wrap=True)
+    folder = Path(tempfile.mkdtemp(prefix="foreshard-chaos-"))
+    good = False
+    try:
+        with _interruptible(), local_kafka(quiet=False) as kafka:
+            good = _run(chaos, kafka, folder, json_path, console)
+            if not good:
+                _keep_broker_log(kafka, folder)
+    except KeyboardInterrupt:
+        good = True
+        console.print("interrupted: everything that was started has been stopped")
+        return INTERRUPTED
+    finally:
+        if good and not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            console.print(f"kept: configuration, logs and files of the run in {folder}")
+    return 0 if good else BROKEN_PROMISE
+
+
+def _run(chaos: Chaos, kafka: LocalKafka, folder: Path, json_path: Path | None, console: Console) -> bool:
+    """Returns whether every promise was kept, in a run that shows it."""
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        console.print(f"[{time.monotonic() - began:5.0f} s] {text}", markup=False)
+
+    one = Run(chaos, kafka, folder, say)
+    outcome, evidence = one.run()
+    report = as_json(outcome, one.scraper)
+    for line in sentences(report):
+        console.print(line, markup=False)
+    dead_letter = one.config.topic(DEAD_LETTER)
+    seen = list(offences(evidence, outcome.verdict, one.config.ingest, dead_letter))
+    for line in seen:
+        console.print(line, markup=False)
+    text = orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n"
+    (folder / "report.json").write_bytes(text)
+    if json_path is not None:
+        json_path.write_bytes(text)
+    return outcome.good
+
+
+def _keep_broker_log(kafka: LocalKafka, folder: Path) -> None:
+    if kafka.java is None:
+        return
+    log = kafka.java.folder / "server.log"
+    if log.exists():
+        (folder / "broker.log").write_bytes(log.read_bytes()[-LOG_BYTES:])
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the run as Ctrl-C does, in order."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
