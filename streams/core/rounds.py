@@ -267,7 +267,7 @@ class Rounds(Leader):
         )
         for move in moves:
             self.arrived[(move.shard, move.target)] = now
-            if move.reason is not Reason.JOIN:  # the rest of a joining shard need not wait for the dwell
+            if move.reason not in COMMANDED:  # the dwell waits for the end of a burst; these are none
                 self.moved[move.shard] = now
         self._forget(now)
         return [self.decided(decision), *self._states(), *published]

@@ -27,9 +27,9 @@ from schemas.records import (
     state_record,
 )
 from streams.core.keys import KeyRules, RequestType, locate, parse_field
-from streams.core.planner import PlannerSettings
 from streams.core.out import Out
 from streams.core.outcome import Found
+from streams.core.planner import PlannerSettings
 from streams.core.round_settings import RoundSettings
 from streams.core.rounds import Rounds
 
