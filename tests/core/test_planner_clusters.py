@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from schemas.records import ClusterState, Reason, Skip
-from streams.core.planner import PlannerSettings, plan
+from streams.core.planner import Plan, PlannerSettings, plan
 from tests.core.planner_world import NOW, after, cluster, slots, world
 
 SETTINGS = PlannerSettings()
@@ -67,6 +67,28 @@ def test_a_leaving_cluster_with_nowhere_to_go_says_so() -> None:
     made = plan(world([40.0, 10.0], ["a", "b"], clusters), SETTINGS)
     assert (made.moves, made.skip) == ([], Skip.NO_ROOM)
     assert made.detail.startswith("a is down and not empty; no cluster has room: short by 40.0")
+
+
+def test_a_shard_in_motion_holds_a_drain_but_not_the_end_of_a_dead_cluster() -> None:
+    """`a` drains and keeps the shard whose handoff is not finished; down, it keeps nothing."""
+
+    def made(state: ClusterState) -> Plan:
+        clusters = [cluster("a", state=state), cluster("b"), cluster("c")]
+        return plan(world([30.0, 20.0, 10.0], ["a", "a", "b"], clusters, pending={0}), SETTINGS)
+
+    draining, down = made(ClusterState.DRAINING), made(ClusterState.DOWN)
+    assert {m.shard for m in draining.moves} == {1}
+    assert [(item.cluster, item.reason) for item in draining.stuck] == [("a", Skip.HANDOFF_PENDING)]
+    assert {m.shard for m in down.moves} == {0, 1}
+    assert down.stuck == []
+
+
+def test_a_shard_in_motion_does_not_go_home() -> None:
+    """Neither as a return nor towards a cluster that joined."""
+    drifts = {0: [(0, 64, "b"), (64, 256, "a")], 1: [(0, 32, "b"), (32, 256, "a")]}
+    clusters = [cluster("a"), cluster("b")]
+    inputs = world([20.0, 20.0, 10.0], ["a", "a", "b"], clusters, drifts=drifts, pending={0}, joined={0})
+    assert {m.shard for m in plan(inputs, WIDE).moves} == {1}
 
 
 def test_slots_return_home_when_the_load_is_gone() -> None:

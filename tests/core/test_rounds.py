@@ -482,7 +482,7 @@ COMMAND = st.fixed_dictionaries(
     {
         "id": st.text("abc", max_size=2),
         "at": TIME,
-        "kind": st.sampled_from(["cluster-add", "mode", "freeze"]),
+        "kind": st.sampled_from(["cluster-add", "mode", "freeze", "cluster-state", "rescue", "accept-rules"]),
     },
     optional={
         "cluster": NAME,
@@ -491,6 +491,9 @@ COMMAND = st.fixed_dictionaries(
         "capacity_cps": NUMBER,
         "mode": st.sampled_from(["auto", "observe", "x"]),
         "reason": st.text(max_size=3),
+        "state": st.sampled_from(["active", "draining", "down", "removed", "x"]),
+        "rules_hash": st.just("ab"),
+        "shards": st.sampled_from([SHARDS, 8]),
     },
 )
 LAG = st.tuples(NAME, st.dictionaries(st.integers(0, 2), COUNT), st.dictionaries(st.integers(0, 2), COUNT))
