@@ -84,8 +84,7 @@ class RescueTask:
         consumer = reading_consumer(self._kafka, self._cluster.group)
         try:
             rest = self._insist(lambda: unfinished(consumer, self._admin, self._cluster))
-            for number, (start, end) in sorted(rest.items()):
-                self._partition(consumer, number, start, end)
+            self._all(consumer, rest)
         finally:
             consumer.close()
 
@@ -99,53 +98,57 @@ class RescueTask:
         """Returns the wall seconds since it last got on."""
         return time.monotonic() - self._got_on_at
 
-    def _partition(self, consumer: Consumer, number: int, start: int, end: int) -> None:
-        """Moves one partition's requests from `start` on, at least up to `end`."""
-        consumer.assign([TopicPartition(self._cluster.topic, number, start)])
-        position = start
-        while position < end:
+    def _all(self, consumer: Consumer, rest: Mapping[int, tuple[int, int]]) -> None:
+        """Moves everything from each partition's first offset on, at least up to its end."""
+        topic = self._cluster.topic
+        consumer.assign([TopicPartition(topic, number, start) for number, (start, _) in rest.items()])
+        position = {number: start for number, (start, _) in rest.items()}
+        while behind := [number for number, (_, end) in rest.items() if position[number] < end]:
             self._check()
-            batch, reached = self._batch(consumer, position)
-            if reached > position:
-                self._move(consumer, batch, TopicPartition(self._cluster.topic, number, reached))
-                position, self._got_on_at = reached, time.monotonic()
+            batch, reached = self._batch(consumer)
+            reached = {number: offset for number, offset in reached.items() if offset > position[number]}
+            if reached:
+                self._move(consumer, batch, reached)
+                position |= reached
+                self._got_on_at = time.monotonic()
             elif self.silent_s > PATIENCE_S:
-                place = f"{self._cluster.topic}[{number}]@{position}"
-                raise RescueError(
-                    f"nothing could be read at {place} for {PATIENCE_S:.0f} s: a transaction is open"
-                )
+                place = f"{topic}[{behind[0]}]@{position[behind[0]]}"
+                raise RescueError(f"nothing more could be read at {place}: a transaction is open there")
 
-    def _batch(self, consumer: Consumer, position: int) -> tuple[list[Message], int]:
-        """Returns the next requests, and the offset that was reached with them."""
+    def _batch(self, consumer: Consumer) -> tuple[list[Message], dict[int, int]]:
+        """Returns the next requests, and partition -> offset that was reached with them."""
         batch: list[Message] = []
+        reached: dict[int, int] = {}
         size = 0
         while len(batch) < BATCH and size < BATCH_BYTES:
             found = consumer.consume(SLICE, POLL_S)
             for message in found:
-                error = message.error()
+                error, number = message.error(), message.partition() or 0
                 if error is None:
                     batch.append(message)
                     size += len(message.value() or b"") + len(message.key() or b"")
-                    position = (message.offset() or 0) + 1
+                    reached[number] = (message.offset() or 0) + 1
                 elif error.code() == KafkaError._PARTITION_EOF:
-                    position = max(position, message.offset() or 0)  # past the markers
+                    reached[number] = message.offset() or 0  # past the markers
                 elif error.fatal() or not error.retriable():
                     raise RescueError(f"{self._cluster.topic} cannot be read: {error.str()}")
             if len(found) < SLICE:
                 break
-        return batch, position
+        return batch, reached
 
-    def _move(self, consumer: Consumer, batch: list[Message], reached: TopicPartition) -> None:
+    def _move(self, consumer: Consumer, batch: list[Message], reached: Mapping[int, int]) -> None:
         """Writes a batch where it belongs now and commits for the dead group, in one transaction."""
         outgoing, letters = self._rerouting.outgoing(cast("list[Request]", batch))
         member = consumer.consumer_group_metadata()
+        topic = self._cluster.topic
+        offsets = [TopicPartition(topic, number, offset) for number, offset in reached.items()]
 
         def fill(producer: Producer) -> None:
             for topic, value, key, partition, stamp, headers in outgoing:
                 put(producer, topic, value, key, partition, None, None, stamp, headers)
 
         self._writer.transact(
-            fill, lambda producer: producer.send_offsets_to_transaction([reached], member, ASK_S)
+            fill, lambda producer: producer.send_offsets_to_transaction(offsets, member, ASK_S)
         )
         self.requests += len(batch)
         self.letters += letters
