@@ -40,7 +40,7 @@ class Scene:
     visible: VisibleReader = field(init=False)
 
     def __post_init__(self) -> None:
-        self.visible = VisibleReader([topic_of(name) for name in CLUSTERS] + [self.dead_letter])
+        self.visible = VisibleReader(self.topics)
 
     @property
     def kafka(self) -> dict[str, Any]:
@@ -53,6 +53,11 @@ class Scene:
     @property
     def dead_letter(self) -> str:
         return self.config.topic(DEAD_LETTER)
+
+    @property
+    def topics(self) -> list[str]:
+        """Returns the topics that routers write requests to, as `VISIBLE` counts them; dead letters last."""
+        return [*(topic_of(name) for name in CLUSTERS), self.dead_letter]
 
     def waiting(self) -> int:
         """Returns the requests that routers have not forwarded yet, held ones included."""

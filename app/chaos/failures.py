@@ -14,7 +14,7 @@ GAP_S = 4.0
 GAP_MIN_S, GAP_MAX_S = 0.3, 10.0
 QUIET_S = 3.0
 """Seconds at the beginning in which nothing fails: a run that never worked shows nothing."""
-ROLES: tuple[tuple[Role, float], ...] = (("router", 0.45), ("backend", 0.4), ("mapping", 0.15))
+ROLES: tuple[tuple[Role, float], ...] = (("router", 0.5), ("backend", 0.4), ("mapping", 0.1))
 KILL_SHARE = 0.6
 """Of failures; the rest are stopped processes that continue."""
 AT_ONCE_SHARE = 0.3

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from schemas.records import MappingRecord, Move, Reason
 from streams.core.mapping import Snapshot, ranges, slots_of, unsettled
 
-IDLE_CHANCE = 0.1
+IDLE_CHANCE = 0.05
 """Of a round that changes nothing."""
 AGAIN_CHANCE = 0.5
 """That a shard which moved in one of the last rounds is taken, where the rule lets it move again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,7 +15,7 @@ import psutil
 
 from app.chaos.judge import Evidence, Verdict
 from app.chaos.scrape import HOLD, UNPROVEN, Scraper, quantile
-from app.chaos.settings import CLUSTERS, Chaos, topic_of
+from app.chaos.settings import Chaos
 
 GIB = 1 << 30
 
@@ -89,7 +89,7 @@ def versions(broker: str) -> dict[str, str]:
     return {
         "foreshard": version("foreshard"),
         "python": platform.python_version(),
-        "confluent_kafka": str(confluent_kafka.version()[0]),
+        "confluent_kafka": version("confluent-kafka"),
         "librdkafka": str(confluent_kafka.libversion()[0]),
         "broker": broker,
     }
@@ -130,9 +130,8 @@ def sentences(report: dict[str, Any]) -> Iterator[str]:
         yield "not everything was consumed in the time allowed"
 
 
-def offences(evidence: Evidence, verdict: Verdict, ingest: str, dead_letter: str) -> Iterator[str]:
+def offences(evidence: Evidence, verdict: Verdict, topics: Sequence[str], ingest: str) -> Iterator[str]:
     """Yields where each offending request that the verdict names was seen, one line per sighting."""
-    topics = [*(topic_of(name) for name in CLUSTERS), dead_letter]
     for what, codes in verdict.offenders.items():
         for code in codes:
             yield f"{what}: id {code >> 32} seq {code & 0xFFFFFFFF}"

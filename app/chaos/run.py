@@ -15,9 +15,9 @@ from rich.console import Console
 
 from app.chaos.report import as_json, offences, sentences
 from app.chaos.settings import Chaos
+from app.chaos.site import Site
 from app.chaos.stage import Run
 from app.local_kafka import LocalKafka, local_kafka
-from schemas.topics import DEAD_LETTER
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT."""
@@ -55,14 +55,12 @@ def _run(chaos: Chaos, kafka: LocalKafka, folder: Path, json_path: Path | None, 
     def say(text: str) -> None:
         console.print(f"[{time.monotonic() - began:5.0f} s] {text}", markup=False)
 
-    one = Run(chaos, kafka, folder, say)
+    one = Run(Site(chaos, kafka.bootstrap, folder), kafka, say)
     outcome, evidence = one.run()
     report = as_json(outcome, one.scraper)
     for line in sentences(report):
         console.print(line, markup=False)
-    dead_letter = one.config.topic(DEAD_LETTER)
-    seen = list(offences(evidence, outcome.verdict, one.config.ingest, dead_letter))
-    for line in seen:
+    for line in offences(evidence, outcome.verdict, one.scene.topics, one.site.config.ingest):
         console.print(line, markup=False)
     text = orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n"
     (folder / "report.json").write_bytes(text)

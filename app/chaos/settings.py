@@ -13,19 +13,21 @@ from app.config import Config, load
 
 INGEST_PARTITIONS = 4
 CLUSTER_PARTITIONS = 3
-SHARDS = 64
+SHARDS = 256
 PREFIX = "chaos."
 ROUTER_GROUP = f"{PREFIX}router"
 ROUTERS_MOST = 3
 
 SHORTEST_S = 30.0
 """Seconds that the shortest run sends for: below, too little goes wrong while requests move."""
-REQUESTS_PER_S = 4000.0
-"""What is added per second to that: a million requests take 280 s, at 3,600 requests/s. Routers take
+REQUESTS_PER_S = 3500.0
+"""What is added per second to that: a million requests take 316 s, at 3,200 requests/s. Routers take
 thirty times that; a dozen backends in Python beside the broker on two cores do not."""
 PLAN_S = 1.0
 """Seconds between two changes of the mapping."""
 
+BALANCERS = 2
+"""One leads, one stands by, where a real balancer changes the mapping."""
 TIME_SCALE = 10.0
 """Model seconds per wall second for a real balancer: a round of 10 s is one wall second."""
 
@@ -77,6 +79,10 @@ CLUSTERS: Mapping[str, Backend] = {
 """Two are slow: while a hot key is theirs, or one of their processes is dead, seconds of work wait there."""
 
 
+FAST_SLACK = 1.6
+"""What a balancer is told of the others: so little that it has something to do."""
+
+
 def topic_of(cluster: str) -> str:
     return f"{PREFIX}requests.{cluster}"
 
@@ -90,7 +96,12 @@ def service_rate_rps(chaos: Chaos, cluster: str) -> float:
     backend = CLUSTERS[cluster]
     if backend.slack is None:
         return 0.0
-    return backend.slack * chaos.rate_rps / len(CLUSTERS) / backend.processes
+    return capacity_rps(chaos, cluster) / backend.processes
+
+
+def capacity_rps(chaos: Chaos, cluster: str) -> float:
+    """Returns the requests/s that a balancer is told the cluster can take."""
+    return (CLUSTERS[cluster].slack or FAST_SLACK) * chaos.rate_rps / len(CLUSTERS)
 
 
 CONFIGURATION = f"""\
@@ -115,6 +126,8 @@ time_scale = {TIME_SCALE}
 [balancer]
 cooldown_s = 10
 dwell_s = 20
+dead_after_s = 3600
+wait_for_handoff = %s
 [web]
 port = 0
 [[request_types]]
@@ -139,7 +152,13 @@ order = "none"
 
 def write_config(path: Path, bootstrap: str, chaos: Chaos, now: float) -> Config:
     """Writes the run's configuration file and returns it as every process will read it."""
-    text = CONFIGURATION % (_text(bootstrap), _text(chaos.guarantee), now, now)
+    text = CONFIGURATION % (
+        _text(bootstrap),
+        _text(chaos.guarantee),
+        now,
+        now,
+        str(chaos.rule == "kept").lower(),
+    )
     path.write_text(text, encoding="utf-8")
     return load(path, {})
 

@@ -16,6 +16,10 @@ import orjson
 KEYS = 2000
 """Users; with ZIPF the busiest sends a sixth of everything, the last ones next to nothing."""
 ZIPF = 1.1
+ERAS = 6
+"""Times during a run that other users are the busy ones: idle slots become hot, hot ones idle."""
+ERA_STEP = 311
+"""Ranks by which they shift."""
 PRODUCERS = 2
 VALUE_BYTES = 200
 
@@ -57,7 +61,8 @@ def make_traffic(requests: int, seed: int) -> Traffic:
     chance = np.random.default_rng([seed, 1])
     weights = 1.0 / np.arange(1, KEYS + 1) ** ZIPF
     rank = chance.choice(KEYS, size=requests, p=weights / weights.sum())
-    user = chance.permutation(KEYS)[rank].astype(np.uint32)
+    era = np.arange(requests) * ERAS // requests
+    user = chance.permutation(KEYS)[(rank + era * ERA_STEP) % KEYS].astype(np.uint32)
     kind = chance.choice(len(KINDS), size=requests, p=SHARES).astype(np.uint8)
     bad = kind == BAD
     user[bad] = user[bad] % PRODUCERS
