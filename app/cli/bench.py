@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from app.chaos.command import chaos
+
 
 @click.group()
 def bench() -> None:
@@ -42,3 +44,6 @@ def bench_router(
             json_path=json_path,
         )
     )
+
+
+bench.add_command(chaos)
