@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
-from app.bench.variants import Variant
+from app.bench.variants import EOS, Variant
 from app.bench.workload import TYPE_FIELD, TYPES, Workload, flush, produce_all
-from app.config import Config, load
+from app.config import load
 from schemas.records import ClusterState, MappedCluster
 from schemas.topics import DEAD_LETTER, LOAD, MAPPING, ROOM_BYTES
-from streams.core.keys import shard_table
+from streams.core.keys import KeyRules, shard_table
 from streams.core.mapping import Snapshot, advance, first_mapping
 from streams.mapping_topic import MappingWriter, plan_messages
 
@@ -160,7 +160,7 @@ class Stage:
 
     def _first_mapping(self, variant: Variant) -> Snapshot:
         names = clusters()
-        rules = self.config(Job(variant, "bench.any", "rules")).rules
+        rules = self._rules(variant)
         weights = dict.fromkeys(names, 1.0)
         records, meta = first_mapping(variant.shards, weights, names, 1, rules.rules_hash(), "1.0")
         writer = MappingWriter({"bootstrap.servers": self.bootstrap}, variant.prefix)
@@ -190,9 +190,10 @@ class Stage:
         path.write_text(text + "".join(types))
         return path
 
-    def config(self, job: Job) -> Config:
-        """Returns the configuration of a foreshard router for this job, as the router reads it."""
-        return load(self.config_path(job), {})
+    def _rules(self, variant: Variant) -> KeyRules:
+        """Returns the rules as a router reads them."""
+        job = Job(replace(variant, guarantee=EOS), "bench.any", "bench-rules")
+        return load(self.config_path(job), {}).rules
 
     def peer_file(self, job: Job) -> Path:
         """Returns the file that tells a peer everything that foreshard has from configuration and mapping."""
