@@ -26,6 +26,9 @@ from streams.tables import read_table
 
 ANSWER_S = 15.0
 """Seconds to wait for a balancer's answer: a take-over after a clean stop takes a few."""
+SILENCE_S = 60.0
+"""Seconds without any decision after which nobody leads: a round is recorded every 10 s, and a take-over
+after a kill takes 15."""
 CONFIRM_S = 10.0
 """Seconds until a record that was sent must be stored."""
 ASK_S = 3.0
@@ -81,29 +84,64 @@ def command(config: Config, record: Command, *, wait: bool = True) -> Answer | N
     if not wait:
         send(config, topics.COMMANDS, None, record)
         return None
+    with _listening(config) as said:
+        return _answer(config, record, said)
+
+
+def long_command(config: Config, record: Command, answered: Callable[[Answer], None]) -> Decision | None:
+    """Sends a command whose work outlasts its answer; returns the decision that ends the work.
+
+    None where the answer, which `answered` gets at once, is a refusal. Raises NotReadyError as
+    `command` does, and where nobody decides anything any more.
+    """
+    with _listening(config) as said:
+        answer = _answer(config, record, said)
+        answered(answer)
+        if not answer.accepted:
+            return None
+        heard_at = time.monotonic()
+        while time.monotonic() < heard_at + SILENCE_S:
+            heard = _record(said.poll(0.2))
+            if isinstance(heard, Decision):
+                heard_at = time.monotonic()
+                if heard.command == record.id:
+                    return heard
+    raise NotReadyError(
+        f"no balancer has decided anything for {SILENCE_S:.0f} s; the next one that leads goes on with "
+        f"command {record.id}: `foreshard rounds list` shows its end"
+    )
+
+
+@contextlib.contextmanager
+def _listening(config: Config) -> Iterator[Consumer]:
+    """A consumer that hears what is decided and answered from now on."""
     decisions = config.topic(topics.DECISIONS)
     topic_admin.require(config, decisions)
-    answers = _from_end(config, decisions)
+    consumer = _from_end(config, decisions)
     try:
-        send(config, topics.COMMANDS, None, record)
-        if not _balancers(config):
-            raise NotReadyError(f"no balancer runs yet; {STORED.format(record.id)}")
-        deadline = time.monotonic() + ANSWER_S
-        while time.monotonic() < deadline:
-            answer = _answer(answers.poll(0.2))
-            if answer is not None and answer.command == record.id:
-                return answer
+        yield consumer
     finally:
-        answers.close()
+        consumer.close()
+
+
+def _answer(config: Config, record: Command, said: Consumer) -> Answer:
+    """Sends a command and returns its answer."""
+    send(config, topics.COMMANDS, None, record)
+    if not _balancers(config):
+        raise NotReadyError(f"no balancer runs yet; {STORED.format(record.id)}")
+    deadline = time.monotonic() + ANSWER_S
+    while time.monotonic() < deadline:
+        heard = _record(said.poll(0.2))
+        if isinstance(heard, Answer) and heard.command == record.id:
+            return heard
     raise NotReadyError(f"no balancer answered within {ANSWER_S:.0f} s; {STORED.format(record.id)}")
 
 
-def _answer(message: Message | None) -> Answer | None:
+def _record(message: Message | None) -> Decision | Answer | None:
     if message is None or message.error():
         return None
     with contextlib.suppress(InvalidRecordError):
-        record = decision_record(message.value())
-        return record if isinstance(record, Answer) else None
+        return decision_record(message.value())
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -9,15 +10,15 @@ from pydantic import ValidationError
 
 from app import operators, topic_admin
 from app.cli.common import config_option, json_option, print_json, print_table, read_config
-from app.cli.control import say, wait_option
-from schemas.errors import InvalidRecordError, TopicError
-from schemas.records import ClusterAdd, describe
+from app.cli.control import say, show_answer, wait_option
+from schemas.errors import InvalidRecordError, RescueError, TopicError
+from schemas.records import ClusterAdd, Rescue, SetClusterState, WantedState, describe
 from schemas.topics import OWN_TOPICS
 
 
 @click.group()
 def clusters() -> None:
-    """Register and list backend clusters."""
+    """Register, list, empty, give up and remove backend clusters."""
 
 
 @clusters.command()
@@ -92,3 +93,78 @@ def list_clusters(config_path: Path | None, as_json: bool) -> None:
         for c in found
     ]
     print_table(["cluster", "state", "capacity/s>", "topic", "partitions>", "group"], rows, empty=none)
+
+
+@clusters.command()
+@click.argument("name")
+@config_option
+@wait_option
+def drain(name: str, config_path: Path | None, wait: bool) -> None:
+    """Move everything off a cluster, in order; then it can be removed."""
+    _set_state(name, WantedState.DRAINING, config_path, wait=wait)
+
+
+@clusters.command()
+@click.argument("name")
+@config_option
+@wait_option
+def down(name: str, config_path: Path | None, wait: bool) -> None:
+    """Say that a cluster is dead: its slots leave without waiting for it."""
+    _set_state(name, WantedState.DOWN, config_path, wait=wait)
+
+
+@clusters.command()
+@click.argument("name")
+@config_option
+@wait_option
+def activate(name: str, config_path: Path | None, wait: bool) -> None:
+    """Take a cluster back that drains or is down."""
+    _set_state(name, WantedState.ACTIVE, config_path, wait=wait)
+
+
+@clusters.command()
+@click.argument("name")
+@config_option
+@wait_option
+def remove(name: str, config_path: Path | None, wait: bool) -> None:
+    """Forget a cluster that owns nothing and for which nothing waits. Its topic stays."""
+    _set_state(name, WantedState.REMOVED, config_path, wait=wait)
+
+
+def _set_state(name: str, state: WantedState, config_path: Path | None, *, wait: bool) -> None:
+    config = read_config(config_path)
+    try:
+        command = SetClusterState(
+            id=operators.new_id("cluster-state"),
+            at=config.clock.now(),
+            by=operators.who(),
+            cluster=name,
+            state=state,
+        )
+    except ValidationError as error:
+        raise InvalidRecordError(f"cluster {name}: {describe(error)}") from None
+    say(config, command, wait=wait)
+
+
+@clusters.command()
+@click.argument("name")
+@config_option
+@click.option("--wait/--no-wait", default=True, help="Wait until everything is re-routed.")
+def rescue(name: str, config_path: Path | None, wait: bool) -> None:
+    """Re-route the requests that wait in the topic of a cluster that is down, each exactly once."""
+    config = read_config(config_path)
+    try:
+        command = Rescue(
+            id=operators.new_id("rescue"), at=config.clock.now(), by=operators.who(), cluster=name
+        )
+    except ValidationError as error:
+        raise InvalidRecordError(f"cluster {name}: {describe(error)}") from None
+    if not wait:
+        say(config, command, wait=False)
+        return
+    ended = operators.long_command(config, command, show_answer)
+    if ended is None:
+        sys.exit(InvalidRecordError.exit_status)
+    if ended.skip is not None:
+        raise RescueError(ended.detail)
+    click.echo(ended.detail)

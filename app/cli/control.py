@@ -11,7 +11,7 @@ from app import operators
 from app.cli.common import config_option, read_config
 from app.config import Config
 from schemas.errors import InvalidRecordError
-from schemas.records import Command, Freeze, Mode, Resume, SetMode
+from schemas.records import Answer, Command, Freeze, Mode, Resume, SetMode
 
 
 def say(config: Config, command: Command, *, wait: bool = True) -> None:
@@ -19,11 +19,15 @@ def say(config: Config, command: Command, *, wait: bool = True) -> None:
     answer = operators.command(config, command, wait=wait)
     if answer is None:
         click.echo(f"stored as {command.id}; the next leading balancer applies it")
-    elif answer.accepted:
-        click.echo(answer.text)
-    else:
-        click.echo(f"refused: {answer.text}", err=True)
+        return
+    show_answer(answer)
+    if not answer.accepted:
         sys.exit(InvalidRecordError.exit_status)
+
+
+def show_answer(answer: Answer) -> None:
+    """Prints what the leader said; a refusal goes to stderr."""
+    click.echo(answer.text if answer.accepted else f"refused: {answer.text}", err=not answer.accepted)
 
 
 wait_option = click.option("--wait/--no-wait", default=True, help="Wait for the balancer's answer.")
@@ -45,7 +49,7 @@ def mode(mode: str, config_path: Path | None, wait: bool) -> None:
 @config_option
 @wait_option
 def freeze(reason: str, config_path: Path | None, wait: bool) -> None:
-    """Stop all plans until resume."""
+    """Stop all plans until resume, but for those that empty a cluster that is down."""
     config = read_config(config_path)
     now = config.clock.now()
     say(config, Freeze(id=operators.new_id("freeze"), at=now, by=operators.who(), reason=reason), wait=wait)

@@ -9,13 +9,14 @@ import numpy as np
 
 from app import operators
 from app.cli.common import config_option, json_option, print_json, print_table, read_config
+from app.cli.control import say, wait_option
 from app.cli.keys import place, type_option, values_argument
-from schemas.records import SLOTS, MappingRecord
+from schemas.records import SLOTS, AcceptRules, MappingRecord
 
 
 @click.group()
 def mapping() -> None:
-    """Show the mapping."""
+    """Show the mapping, or let it go on under other key rules."""
 
 
 @mapping.command()
@@ -93,3 +94,23 @@ def owner(values: tuple[str, ...], type_name: str | None, config_path: Path | No
         f"{where}: {mapped.topic}[{found['partition']}], shard {shard}, slot {global_slot % SLOTS}, "
         f"mapping {snapshot.epoch}.{snapshot.version} ({found['reason']})"
     )
+
+
+@mapping.command("accept-rules")
+@config_option
+@wait_option
+def accept_rules(config_path: Path | None, wait: bool) -> None:
+    """Put the key rules of this configuration into the mapping, while no router runs.
+
+    Stop all routers, type this with the NEW configuration while a balancer of the old one leads, then
+    start balancers and routers with the new one. Keys whose rule changed may go elsewhere from then on.
+    """
+    config = read_config(config_path)
+    command = AcceptRules(
+        id=operators.new_id("accept-rules"),
+        at=config.clock.now(),
+        by=operators.who(),
+        rules_hash=config.rules.rules_hash(),
+        shards=config.rules.shards,
+    )
+    say(config, command, wait=wait)

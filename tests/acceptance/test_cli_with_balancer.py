@@ -7,16 +7,17 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from app.config import load
 from app.local_kafka import LocalKafka
 from schemas import topics
 from schemas.records import Counts, LoadReport, PartitionLoad
+from streams.core.offset_note import OffsetNote, encode_note
 from tests.acceptance.cli_kit import ROOT, TENANT, Cli, cli_for
 from tests.streams.broker import make_topic, until
 
@@ -41,6 +42,7 @@ def led(kafka: LocalKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     prefix = f"led{time.monotonic_ns()}"
     cli = cli_for(tmp_path_factory.mktemp("led"), kafka.bootstrap, prefix)
     cli.ok("topics", "create", "--ingest-partitions", "2")
+    until(lambda: cli.run("topics", "check").exit_code == 0, "a busy broker knows the topics that it made")
     for name, capacity in (("c1", "100"), ("c2", "50")):
         cli.ok("clusters", "add", name, "--capacity", capacity, "--no-wait")
     process = subprocess.Popen(
@@ -62,15 +64,20 @@ def led(kafka: LocalKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     assert status == 0
 
 
-def measure(led: Led) -> None:
-    """Reports a load until a round has seen it: 80 requests/s, most of them in one shard."""
-    config = load(led.file, {})
-    producer = Producer(config.kafka)
-    start, offset = config.clock.now() // 5 * 5, 0
+class Reports:
+    """The load reports of one router: 80 requests/s, most of them in one shard."""
 
-    def seen() -> bool:
-        nonlocal start, offset
-        while start + 5 <= config.clock.now():
+    def __init__(self, led: Led) -> None:
+        self._config = load(led.file, {})
+        self._producer = Producer(self._config.kafka)
+        self._start = self._config.clock.now() // 5 * 5
+        self._offset = 0
+
+    def send(self) -> None:
+        """Sends what is due."""
+        config = self._config
+        while self._start + 5 <= config.clock.now():
+            start, offset = self._start, self._offset
             counts = Counts(series=[0] * 16, shard=list(range(16)), count=[130, *[9] * 15])
             parts = [
                 PartitionLoad(
@@ -88,9 +95,17 @@ def measure(led: Led) -> None:
                 router="r", window_from=start, window_to=start + 5, epoch=1, version=1,
                 series=list(config.rules.series), partitions=parts,
             )  # fmt: skip
-            producer.produce(config.topic(topics.LOAD), report.to_json(), b"r")
-            start, offset = start + 5, offset + sum(counts.count)
-        assert producer.flush(10) == 0
+            self._producer.produce(config.topic(topics.LOAD), report.to_json(), b"r")
+            self._start, self._offset = start + 5, offset + sum(counts.count)
+        assert self._producer.flush(10) == 0
+
+
+def measure(led: Led) -> None:
+    """Reports a load until a round has seen it."""
+    reports = Reports(led)
+
+    def seen() -> bool:
+        reports.send()
         return bool(json.loads(led.fetch("/api/state"))["clusters"])
 
     until(seen, "a round with clusters")
@@ -205,3 +220,96 @@ def test_the_page_and_its_state_are_served(led: Led) -> None:
     assert len(mapping["names"]) == len(mapping["slots"])
     assert json.loads(led.fetch("/healthz"))["ok"] is True
     assert b"foreshard_" in led.fetch("/metrics")
+
+
+# ---------------------------------------------------------------------------- clusters that leave
+
+
+@pytest.fixture
+def settling(led: Led) -> Iterator[Callable[[Callable[[], bool], str], None]]:
+    """A router that reports load and settles every version, in auto mode: waits for something meanwhile."""
+    config = load(led.file, {})
+    consumer = Consumer(config.kafka | {"group.id": config.file.router.group})
+    reports = Reports(led)
+
+    def settle() -> None:
+        version = led.json("mapping", "show")["version"]
+        note = encode_note(OffsetNote(version, version, 0, config.rules.rules_hash()))
+        places = [TopicPartition(config.ingest, number, 0, note) for number in (0, 1)]
+        consumer.commit(offsets=places, asynchronous=False)
+        reports.send()
+
+    def wait(true: Callable[[], bool], what: str) -> None:
+        until(lambda: (settle(), true())[1], what)
+
+    led.ok("mode", "auto")
+    yield wait
+    led.ok("mode", "observe")
+    consumer.close()
+
+
+def slots(led: Led, cluster: str) -> int:
+    """Returns how many slots the cluster owns, -1 where the mapping does not have it."""
+    shown = led.json("mapping", "show")
+    if cluster not in shown["clusters"]:
+        return -1
+    return sum(
+        stop - start
+        for record in shown["records"]
+        for start, stop, owner in record["segments"]
+        if owner == cluster
+    )
+
+
+def names(led: Led) -> set[str]:
+    return {cluster["name"] for cluster in led.json("clusters", "list")}
+
+
+def test_a_cluster_drains_comes_back_and_is_removed(led: Led, settling: Callable[..., None]) -> None:
+    """What cannot be yet is refused with what to type; afterwards nothing names the cluster."""
+    led.ok("clusters", "add", "d1", "--capacity", "50")
+    settling(lambda: slots(led, "d1") > 0, "the new cluster has slots")
+    assert "type `foreshard clusters drain d1` first" in led.refused(2, "clusters", "remove", "d1")
+    drains = "cluster d1 drains; when it owns no slots, `foreshard clusters remove d1` forgets it\n"
+    assert led.ok("clusters", "drain", "d1") == drains
+    settling(lambda: slots(led, "d1") == 0, "it is empty")
+    assert "draining" in led.ok("clusters", "list")
+    assert led.ok("clusters", "activate", "d1").startswith("cluster d1 is active, was draining")
+    settling(lambda: slots(led, "d1") > 0, "its slots come back")
+    led.ok("clusters", "drain", "d1")
+    settling(lambda: led.run("clusters", "remove", "d1").exit_code == 0, "it can be removed")
+    assert slots(led, "d1") == -1
+    assert "d1" not in names(led)
+    assert "cluster d1 is not registered" in led.refused(2, "clusters", "drain", "d1")
+    plans = led.ok("rounds", "list", "--plans")
+    assert "d1 is draining, by command" in plans
+    assert "d1 is removed, by command" in plans
+
+
+def test_a_cluster_that_is_down_is_rescued(led: Led, settling: Callable[..., None]) -> None:
+    """Its requests go where the mapping says now; the command waits for the end and says how many."""
+    led.ok("clusters", "add", "d2", "--capacity", "50")
+    topic = f"{led.prefix}.requests.d2"
+    producer = Producer({"bootstrap.servers": led.bootstrap})
+    for number in range(100):
+        value = json.dumps({"type": "order", "tenant": "acme", "user": {"id": number}}).encode()
+        producer.produce(topic, value, b"%d" % number)
+    assert producer.flush(10) == 0
+    assert "type `foreshard clusters down d2` first" in led.refused(2, "clusters", "rescue", "d2")
+    assert led.ok("clusters", "down", "d2").startswith("cluster d2 is down, its slots leave")
+    settling(lambda: slots(led, "d2") == 0, "it is empty")
+    settling(
+        lambda: "type `foreshard clusters rescue d2`" in led.run("clusters", "remove", "d2").stderr,
+        "what still waits is all that keeps it",
+    )
+    begun, ended = led.ok("clusters", "rescue", "d2").splitlines()
+    assert begun == f"the rescue of d2 has begun: about 100 requests wait in {topic}"
+    assert ended == "rescued 100 requests of d2"
+    assert led.json("mapping", "show")["clusters"]["d2"]["rescues"] == 1
+    settling(lambda: led.run("clusters", "remove", "d2").exit_code == 0, "it can be removed")
+    assert "d2" not in names(led)
+
+
+def test_the_same_rules_are_accepted_without_an_end(led: Led) -> None:
+    """Nothing changes, so the balancer leads on."""
+    assert "the mapping has these rules already" in led.ok("mapping", "accept-rules")

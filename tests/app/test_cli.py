@@ -75,9 +75,10 @@ def test_the_verbs_are_those_of_the_main_job() -> None:
     """A verb that is not there yet does not exist."""
     assert {" ".join(path) for path, command in ALL.items() if not isinstance(command, click.Group)} == {
         *("router", "balancer", "reporter", "demo", "bench router", "config check", "key shard"),
-        *("topics create", "topics check", "clusters add", "clusters list"),
+        *("topics create", "topics check", "clusters add", "clusters list", "clusters drain"),
+        *("clusters down", "clusters activate", "clusters remove", "clusters rescue"),
         *("events post", "events list", "events cancel", "mode", "freeze", "resume"),
-        *("mapping show", "mapping owner", "rounds list", "rounds show"),
+        *("mapping show", "mapping owner", "mapping accept-rules", "rounds list", "rounds show"),
     }
 
 
