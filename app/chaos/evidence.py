@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from confluent_kafka import Consumer, KafkaException
 
 from app.chaos.backend import ROW, read_rows
 from app.chaos.judge import PROCESSED, Evidence, Rows
@@ -23,8 +24,9 @@ from app.chaos.settings import (
 )
 from app.chaos.traffic import Traffic, coded
 from app.config import Config
-from schemas.records import MappingRecord, mapping_record
+from schemas.records import MappingMeta, MappingRecord, mapping_record
 from schemas.topics import DEAD_LETTER, MAPPING
+from streams.settled import RoutersGroup, asking_consumer, read_notes
 from streams.tables import read_table
 
 POLL_S = 0.5
@@ -38,9 +40,11 @@ class Scene:
     rows: Mapping[str, list[Path]]
     """Cluster -> the files of its backends."""
     visible: VisibleReader = field(init=False)
+    _asking: Consumer = field(init=False)
 
     def __post_init__(self) -> None:
         self.visible = VisibleReader(self.topics)
+        self._asking = asking_consumer(self.kafka, ROUTER_GROUP)
 
     @property
     def kafka(self) -> dict[str, Any]:
@@ -63,6 +67,16 @@ class Scene:
         """Returns the requests that routers have not forwarded yet, held ones included."""
         done = committed(self.kafka, ROUTER_GROUP, self.ingest)
         return sum(end - done[place] for place, end in high_watermarks(self.kafka, self.ingest).items())
+
+    def moving(self) -> int:
+        """Returns the ingest partitions that have not settled the newest mapping version."""
+        version = max(self._versions(), default=0)
+        routers = RoutersGroup(ROUTER_GROUP, self.config.ingest, INGEST_PARTITIONS)
+        try:
+            notes = read_notes(self._asking, routers)
+        except KafkaException:
+            return INGEST_PARTITIONS
+        return sum(settled < version for settled in notes.settled.values())
 
     def read_visible(self) -> None:
         """Reads all clusters' topics and the dead-letter topic: when no router runs any more."""
@@ -97,8 +111,12 @@ class Scene:
 
     def mapping_changes(self) -> int:
         """Returns the versions of the mapping that changed a shard."""
+        return len(self._versions(MappingRecord) - {1})
+
+    def _versions(self, *kinds: type[MappingRecord | MappingMeta]) -> set[int]:
+        """Returns the versions of all mapping records, or of those of one kind."""
         records = [mapping_record(m.value()) for m in read_table(self.kafka, self.config.topic(MAPPING))]
-        return len({record.version for record in records if isinstance(record, MappingRecord)} - {1})
+        return {record.version for record in records if not kinds or isinstance(record, kinds)}
 
     def _processed_rows(self) -> Rows:
         parts = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,7 +13,7 @@ from typing import Any
 import confluent_kafka
 import psutil
 
-from app.chaos.judge import Evidence, Verdict
+from app.chaos.judge import Verdict
 from app.chaos.scrape import HOLD, UNPROVEN, Scraper, quantile
 from app.chaos.settings import Chaos
 
@@ -33,6 +33,9 @@ class Outcome:
     """Requests that routers had not forwarded at the end; 0 when the run ended as it should."""
     behind: int
     """Partitions of clusters whose group had not come to the end."""
+    settled_s: float | None
+    """Seconds from the last request forwarded until every partition had settled the last mapping version;
+    None where it did not in the time allowed."""
     timeline: list[dict[str, Any]]
     broker: str
 
@@ -71,6 +74,7 @@ def as_json(outcome: Outcome, scraper: Scraper) -> dict[str, Any]:
         "hold_p50_s": _rounded(quantile(holds, 0.50)),
         "hold_p99_s": _rounded(quantile(holds, 0.99)),
         "order_unproven": scraper.total(UNPROVEN),
+        "settled_s": _rounded(outcome.settled_s),
         "seed": outcome.chaos.seed,
         "rule": outcome.chaos.rule,
         "mapping": outcome.chaos.mapping,
@@ -126,22 +130,10 @@ def sentences(report: dict[str, Any]) -> Iterator[str]:
     }.items():
         if report[name]:
             yield f"{name} {report[name]}: {meaning}"
+    if report["settled_s"] is None:
+        yield "some slots are in motion still: their handoff did not end"
     if not report["finished"]:
         yield "not everything was consumed in the time allowed"
-
-
-def offences(evidence: Evidence, verdict: Verdict, topics: Sequence[str], ingest: str) -> Iterator[str]:
-    """Yields where each offending request that the verdict names was seen, one line per sighting."""
-    for what, codes in verdict.offenders.items():
-        for code in codes:
-            yield f"{what}: id {code >> 32} seq {code & 0xFFFFFFFF}"
-            for row in evidence.asked[evidence.asked["code"] == code]:
-                yield f"    asked     {ingest}[{row['partition']}]@{row['offset']}"
-            for row in evidence.visible[evidence.visible["code"] == code]:
-                place = f"{topics[row['topic']]}[{row['partition']}]@{row['offset']}"
-                yield f"    visible   {place} mapping version {row['version']}"
-            for row in evidence.processed[evidence.processed["code"] == code]:
-                yield f"    processed {topics[row['topic']]} at {row['ns'] / 1e9:.6f} s"
 
 
 def _rounded(value: float | None) -> float | None:

@@ -13,11 +13,13 @@ from pathlib import Path
 import orjson
 from rich.console import Console
 
-from app.chaos.report import as_json, offences, sentences
+from app.chaos.offenders import Offenders
+from app.chaos.report import as_json, sentences
 from app.chaos.settings import Chaos
 from app.chaos.site import Site
 from app.chaos.stage import Run
 from app.local_kafka import LocalKafka, local_kafka
+from schemas.errors import NoKafkaError
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT."""
@@ -50,6 +52,8 @@ def run_chaos(chaos: Chaos, json_path: Path | None, *, keep: bool = False) -> in
 
 def _run(chaos: Chaos, kafka: LocalKafka, folder: Path, json_path: Path | None, console: Console) -> bool:
     """Returns whether every promise was kept, in a run that shows it."""
+    if kafka.kind == "external":
+        raise NoKafkaError("chaos needs a broker of its own, that it may kill: unset KAFKA_BOOTSTRAP")
     began = time.monotonic()
 
     def say(text: str) -> None:
@@ -60,8 +64,10 @@ def _run(chaos: Chaos, kafka: LocalKafka, folder: Path, json_path: Path | None, 
     report = as_json(outcome, one.scraper)
     for line in sentences(report):
         console.print(line, markup=False)
-    for line in offences(evidence, outcome.verdict, one.scene.topics, one.site.config.ingest):
+    offenders = Offenders(evidence, one.scene.topics, one.site.config.ingest)
+    for line in offenders.sightings(outcome.verdict):
         console.print(line, markup=False)
+    (folder / "offenders.txt").write_text("\n".join(offenders.histories(outcome.verdict)))
     text = orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n"
     (folder / "report.json").write_bytes(text)
     if json_path is not None:

@@ -69,17 +69,17 @@ class Backend:
 
 
 CLUSTERS: Mapping[str, Backend] = {
-    "c1": Backend(1, 0.5, slack=1.3),
+    "c1": Backend(1, 0.5, slack=1.6),
     "c2": Backend(2, 0.1),
     "c3": Backend(1, 1.0),
-    "c4": Backend(2, 0.5, slack=1.5),
+    "c4": Backend(2, 0.5, slack=2.0),
     "c5": Backend(1, 0.1),
     "c6": Backend(2, 1.0),
 }
 """Two are slow: while a hot key is theirs, or one of their processes is dead, seconds of work wait there."""
 
 
-FAST_SLACK = 1.6
+FAST_SLACK = 1.8
 """What a balancer is told of the others: so little that it has something to do."""
 
 

@@ -34,6 +34,18 @@ class ProducerFailedError(ForeshardError):
     code = "producer-failed"
 
 
+@dataclass(frozen=True)
+class Rest:
+    """What was left when nothing more was to be expected."""
+
+    waiting: int
+    """Requests that no router has forwarded."""
+    behind: int
+    """Partitions that their backends have not finished."""
+    settled_s: float | None
+    """Seconds until no slot was in motion any more."""
+
+
 @dataclass
 class Run:
     """Runs one chaos; `run` is its table of contents."""
@@ -56,7 +68,7 @@ class Run:
             self.site.start(self.crew)
             self._wait_ready()
             storm = self._send_and_fail(deadline)
-            waiting, behind = self._consume_the_rest(deadline)
+            rest = self._consume_the_rest(deadline)
         self.say("judging")
         evidence = self.scene.gather(make_traffic(self.site.chaos.requests, self.site.chaos.seed))
         outcome = Outcome(
@@ -65,8 +77,9 @@ class Run:
             kills=storm.kills,
             mapping_changes=self.scene.mapping_changes(),
             seconds=time.monotonic() - began,
-            waiting=waiting,
-            behind=behind,
+            waiting=rest.waiting,
+            behind=rest.behind,
+            settled_s=rest.settled_s,
             timeline=storm.rows(),
             broker=self.kafka.kind,
         )
@@ -130,13 +143,12 @@ class Run:
 
     # ------------------------------------------------------------------ after
 
-    def _consume_the_rest(self, deadline: float) -> tuple[int, int]:
-        """Waits for the routers, ends them, reads what they wrote, waits for the backends, ends them.
-
-        Returns the requests that no router has forwarded and the partitions that no backend has
-        finished: none of either when all went well.
-        """
+    def _consume_the_rest(self, deadline: float) -> Rest:
+        """Waits for the routers, ends them, reads what they wrote, waits for the backends, ends them."""
         waiting = wait_until_none(self.scene.waiting, self.scene.processed, STALL_S, deadline)
+        forwarded_at = time.monotonic()
+        moving = wait_until_none(self.scene.moving, self.scene.processed, STALL_S, deadline)
+        settled_s = None if moving else time.monotonic() - forwarded_at
         self.scraper.watch(member.log for member in self.crew.of("router", "up"))
         self.scraper.read()
         self._dismiss("router")
@@ -144,7 +156,7 @@ class Run:
         self.scene.read_visible()
         behind = wait_until_none(self.scene.unprocessed, self.scene.processed, STALL_S, deadline)
         self._dismiss("backend")
-        return waiting, behind
+        return Rest(waiting, behind, settled_s)
 
     def _dismiss(self, *roles: str) -> None:
         self.crew.dismiss([member for member in self.crew.members.values() if member.role in roles])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from app.chaos.judge import ASKED, PROCESSED, VISIBLE, Evidence, Verdict, judge
-from app.chaos.report import offences
+from app.chaos.offenders import Offenders
 from app.chaos.traffic import FIRST_BAD, FIRST_LOG, coded
 
 A, B, LETTERS = 0, 1, 2
@@ -185,11 +185,25 @@ def test_producers_that_failed_make_the_run_void(stored: list[Row]) -> None:
 
 def test_offenders_are_shown_with_their_places() -> None:
     evidence = visible(*FORWARDED, (ANN, 2, A), (BAD, 0, LETTERS))
-    lines = list(offences(evidence, judge(evidence), ["a", "b", "letters"], "requests"))
-    assert lines == [
+    offenders = Offenders(evidence, ["a", "b", "letters"], "requests")
+    assert list(offenders.sightings(judge(evidence))) == [
         "repeated: id 7 seq 2",
         "    asked     requests[0]@5",
         "    visible   b[0]@4 mapping version 1",
         "    visible   a[0]@6 mapping version 1",
         "    processed b at 0.000001 s",
+    ]
+
+
+def test_an_offender_is_shown_among_the_requests_of_its_user() -> None:
+    """The unordered type's too: they share the slot. BOB's are not there."""
+    evidence = visible(*FORWARDED, (ANN, 2, A), (BAD, 0, LETTERS))
+    lines = list(Offenders(evidence, ["a", "b", "letters"], "requests").histories(judge(evidence)))
+    assert lines == [
+        "\nrepeated: id 7 seq 2, and its neighbours",
+        "  [0]@0 7.0 a[0]@0 v1 first 0.000001 s",
+        "  [0]@2 7.1 a[0]@2 v1 first 0.000001 s",
+        "  [0]@3 2007.0 a[0]@3 v1 first 0.000001 s",
+        "  [0]@5 7.2 b[0]@4 v1 a[0]@6 v1 first 0.000001 s <--",
+        "  [0]@6 2007.1 b[0]@5 v1 first 0.000001 s",
     ]
