@@ -38,7 +38,7 @@ class Notes:
     settled: Mapping[int, int]
     """Ingest partition -> settled mapping version; 0 without an offset, a note, or one that can be read."""
     held_slots: int
-    """Slots of which a router holds requests, all partitions together."""
+    """Slots of which routers hold requests."""
     unreadable: Mapping[int, str]
     """Ingest partition -> what is wrong with its note."""
 
@@ -51,7 +51,8 @@ def read_notes(consumer: Consumer, routers: RoutersGroup) -> Notes:
     """
     places = [TopicPartition(routers.topic, number) for number in range(routers.partitions)]
     settled = dict.fromkeys(range(routers.partitions), 0)
-    held, unreadable = 0, {}
+    held: set[int] = set()
+    unreadable = {}
     for place in consumer.committed(places, timeout=REQUEST_TIMEOUT_S):
         if place.error is not None:
             raise KafkaException(place.error)
@@ -62,8 +63,8 @@ def read_notes(consumer: Consumer, routers: RoutersGroup) -> Notes:
             unreadable[place.partition] = str(error)
         if note is not None:
             settled[place.partition] = note.settled
-            held += sum(len(group.slots) for group in note.held)
-    return Notes(settled, held, unreadable)
+            held.update(slot for group in note.held for slot in group.slots)
+    return Notes(settled, len(held), unreadable)
 
 
 def asking_consumer(kafka: Mapping[str, Any], group: str) -> Consumer:
