@@ -138,7 +138,8 @@ class Crew:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
-                env=ENVIRONMENT,
+                # What a killed process leaves in its temporary folder goes with the run's.
+                env=dict(ENVIRONMENT) | {"TMPDIR": str(self._folder)},
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call, looked up before the fork
             )
         return process, log
