@@ -72,10 +72,11 @@ class Rescues:
 
 
 def _run(task: RescueTask, rescue: Rescuing, term: int, put: Put) -> None:
-    """Runs a rescue and hands over its end, whatever it is: rounds wait for it."""
+    """Runs a rescue and hands over its end, whatever it is: rounds wait for it, unless it was stopped."""
     why = ""
     try:
         task.run()
     except Exception as error:  # noqa: BLE001 - the reason goes to the operator, not into a dead thread
         why = str(error) or type(error).__name__
-    put(RescueEnded(term, rescue, why))
+    if not task.stopped:
+        put(RescueEnded(term, rescue, why))

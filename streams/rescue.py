@@ -94,6 +94,11 @@ class RescueTask:
         self._writer.close()
 
     @property
+    def stopped(self) -> bool:
+        """Returns whether nobody waits for its end any more."""
+        return self._stopped.is_set()
+
+    @property
     def silent_s(self) -> float:
         """Returns the wall seconds since it last got on."""
         return time.monotonic() - self._got_on_at

@@ -15,6 +15,8 @@ def register(leader: Leader, command: ClusterAdd, now: float, found: Found) -> O
     """Registers a cluster, or takes new settings of one; its topic and partitions never change."""
     if found.partitions is None:
         return refused(f"topic {command.topic} does not exist; make it, then add the cluster again")
+    if leader.rescue is not None and leader.rescue.cluster == command.cluster:
+        return refused(f"{command.cluster} is being rescued; ask again when it is done")
     old = leader.clusters.get(command.cluster)
     if old is not None and old.topic != command.topic:
         return refused(f"cluster {command.cluster} exists with topic {old.topic}")

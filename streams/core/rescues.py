@@ -26,11 +26,12 @@ def begin_rescue(leader: Leader, command: Rescue, now: float, found: Found) -> O
             f"cluster {name} is {cluster.state.value}, not down; "
             f"if its backend is gone for good, type `foreshard clusters down {name}` first"
         )
-    slots = slots_of_cluster(snapshot, name)
-    if slots:
-        return refused(
-            f"cluster {name} still owns {slots} slots; they leave in the next rounds, then ask again"
-        )
+    for down in sorted(n for n, c in leader.clusters.items() if c.state is ClusterState.DOWN):
+        slots = slots_of_cluster(snapshot, down)
+        if slots:
+            return refused(
+                f"cluster {down} is down and still owns {slots} slots; ask again when they have left"
+            )
     if found.members is None:
         return refused(f"whether group {cluster.group} has members is not known; ask again")
     if found.members:

@@ -124,6 +124,8 @@ class Rounds(Leader):
         """Returns what a new leader writes at once; raises RulesMismatchError when it may not lead."""
         snapshot = self.snapshot
         check_rules(snapshot, self.rules)
+        if self.rescue is not None and self.rescue.cluster not in self.clusters:
+            self.rescue = None  # its record in the registry could not be read
         self.epoch = max(self.epoch, snapshot.epoch if snapshot else 0) + 1
         if snapshot is None:
             return [self.state()]

@@ -17,6 +17,7 @@ from tests.core.rounds_world import (
     SHARDS,
     START,
     World,
+    add,
     decisions,
     even,
     mapping_of,
@@ -60,7 +61,7 @@ def test_a_rescue_is_refused_where_it_would_lose_repeat_or_go_nowhere() -> None:
     assert "cluster c9 is not registered" in answer(world.command(rescue(1, "c9"), members=0)).text
     assert "type `foreshard clusters down c1` first" in answer(world.command(rescue(2), members=0)).text
     world.command(state("c1", "down"))
-    assert "c1 still owns" in answer(world.command(rescue(3), members=0)).text
+    assert "c1 is down and still owns" in answer(world.command(rescue(3), members=0)).text
     world.run(10, RATES)
     text = answer(world.command(rescue(4), members=2)).text
     assert "group c1-group has members (2)" in text
@@ -76,7 +77,9 @@ def test_nothing_is_planned_and_no_state_changes_while_a_rescue_runs() -> None:
     made = decisions(world.run(30, even(200.0)))
     assert {d.skip for d in made} == {Skip.HANDOFF_PENDING}
     assert made[0].detail == "c1 is being rescued: 300 requests so far"
-    for number, command in enumerate((state("c2", "down"), state("c1", "active"), rescue(1))):
+    for number, command in enumerate(
+        (state("c2", "down"), state("c1", "active"), rescue(1), add("c1", number=7, group="other"))
+    ):
         outs = world.command(command, members=0)
         assert not answer(outs).accepted, number
         assert "c1 is being rescued" in answer(outs).text
