@@ -17,10 +17,15 @@ import numpy.typing as npt
 
 from app.chaos.traffic import FIRST_BAD, FIRST_LOG, Ids
 
-ASKED = np.dtype([("code", "<u8"), ("partition", "<u4"), ("offset", "<u8")])
+CONTENT = [("digest", "<u4"), ("timestamp", "<i8")]
+"""Of a record: a checksum of its key, value and headers but ours, and its Kafka timestamp, ms."""
+ASKED = np.dtype([("code", "<u8"), ("partition", "<u4"), ("offset", "<u8"), *CONTENT])
 """A record of the ingest topic; `code` is (id, seq) as `traffic.coded` makes it."""
 VISIBLE = np.dtype(
-    [("code", "<u8"), ("topic", "<u4"), ("partition", "<u4"), ("offset", "<u8"), ("version", "<u4")]
+    [
+        *(("code", "<u8"), ("topic", "<u4"), ("partition", "<u4"), ("offset", "<u8"), ("version", "<u4")),
+        *CONTENT,
+    ]
 )
 """A record that the reader found: index of the topic, and the mapping version in its header (0: none)."""
 PROCESSED = np.dtype([("code", "<u8"), ("ns", "<u8"), ("topic", "<u4")])
@@ -57,6 +62,8 @@ class Verdict:
     """First processed after a later one of the same key and ingest partition."""
     misplaced: int = 0
     """A good one among the dead letters, or a bad one that was forwarded."""
+    altered: int = 0
+    """Forwarded with another key, value, header or timestamp; dead letters have a timestamp of their own."""
     unprocessed: int = 0
     """Visible, but no backend wrote it down: the backends of the run have failed, or did not finish."""
     phantom: int = 0
@@ -71,7 +78,8 @@ class Verdict:
     @property
     def broken(self) -> bool:
         """Whether a promise of foreshard was broken."""
-        return bool(self.lost or self.repeated or self.out_of_order or self.misplaced or self.phantom)
+        wrong = (self.misplaced, self.altered, self.phantom)
+        return bool(self.lost or self.repeated or self.out_of_order or any(wrong))
 
     @property
     def void(self) -> bool:
@@ -94,6 +102,7 @@ def judge(evidence: Evidence) -> Verdict:
     verdict.dead_letters = int(letters.sum())
     ids = evidence.visible["code"] >> np.uint64(32)
     _charge(verdict, "misplaced", evidence.visible["code"][letters != (ids >= FIRST_BAD)])
+    _charge(verdict, "altered", altered(evidence, letters))
     firsts = first_processings(evidence.processed)
     verdict.processed_again = len(evidence.processed) - len(firsts)
     forwarded: Ids = _unique(np.sort(evidence.visible["code"][~letters]))
@@ -101,6 +110,15 @@ def judge(evidence: Evidence) -> Verdict:
     _charge(verdict, "phantom", np.setdiff1d(firsts["code"], forwarded, assume_unique=True))
     _charge(verdict, "out_of_order", out_of_order(evidence.asked, firsts))
     return verdict
+
+
+def altered(evidence: Evidence, letters: npt.NDArray[np.bool_]) -> Ids:
+    """Returns the codes of visible records that are not what was asked."""
+    known, place, found = _matched(evidence.asked, evidence.visible["code"])
+    seen, source = evidence.visible[found], known[place[found]]
+    late = (seen["timestamp"] != source["timestamp"]) & ~letters[found]
+    codes: Ids = seen["code"][late | (seen["digest"] != source["digest"])]
+    return codes
 
 
 def first_processings(processed: Rows) -> Rows:
@@ -117,13 +135,8 @@ def out_of_order(asked: Rows, firsts: Rows) -> Ids:
 
     Later = at a higher offset of the ingest topic. Offsets 10, 11, 12 processed as 11, 12, 10: one, the 10.
     """
-    order = np.argsort(asked["code"], kind="stable")
-    known: Rows = asked[order]
-    known = known[np.concatenate(([True], known["code"][1:] != known["code"][:-1]))[: len(known)]]
     ordered = firsts[(firsts["code"] >> np.uint64(32)) < FIRST_LOG]
-    place = np.searchsorted(known["code"], ordered["code"])
-    place[place == len(known)] = 0
-    found = known["code"][place] == ordered["code"] if len(known) else np.zeros(len(ordered), dtype=bool)
+    known, place, found = _matched(asked, ordered["code"])
     ordered, source = ordered[found], known[place[found]]
     key = ordered["code"] >> np.uint64(32)
     by_time = np.lexsort((ordered["ns"], source["partition"], key))
@@ -134,6 +147,16 @@ def out_of_order(asked: Rows, firsts: Rows) -> Ids:
     late = combined < np.maximum.accumulate(combined)
     codes: Ids = ordered["code"][by_time][late]
     return codes
+
+
+def _matched(asked: Rows, codes: Ids) -> tuple[Rows, npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    """Returns `asked` by code without repeats, each code's place in it, and whether it is there."""
+    known: Rows = asked[np.argsort(asked["code"], kind="stable")]
+    known = known[np.concatenate(([True], known["code"][1:] != known["code"][:-1]))[: len(known)]]
+    place = np.searchsorted(known["code"], codes)
+    place[place == len(known)] = 0
+    found = known["code"][place] == codes if len(known) else np.zeros(len(codes), dtype=bool)
+    return known, place, found
 
 
 def _unique(ranked: npt.NDArray[Any]) -> npt.NDArray[Any]:

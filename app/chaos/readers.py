@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ READ_S = 300.0
 ASK_S = 10.0
 BATCH = 10_000
 HEADER_MAPPING = "foreshard-mapping"
+OUR_HEADERS = "foreshard-"
+"""How the names of the headers begin that routers add."""
 
 Place = tuple[str, int]
 """(topic, partition)"""
@@ -89,11 +92,12 @@ def committed(kafka: Mapping[str, Any], group: str, topics: Mapping[str, int]) -
 class AskedReader:
     """Gathers the ingest topic."""
 
-    rows: list[tuple[int, int, int]] = field(default_factory=list)
+    rows: list[tuple[int, ...]] = field(default_factory=list)
 
     def take(self, message: Message) -> None:
         number, seq = identity(message.headers())
-        self.rows.append((number << 32 | seq, message.partition() or 0, message.offset() or 0))
+        place = (message.partition() or 0, message.offset() or 0)
+        self.rows.append((number << 32 | seq, *place, *_content(message)))
 
     def table(self) -> Rows:
         return np.array(self.rows, dtype=ASKED)
@@ -104,7 +108,7 @@ class VisibleReader:
     """Gathers the clusters' topics and the dead-letter topic."""
 
     topics: Sequence[str]
-    rows: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    rows: list[tuple[int, ...]] = field(default_factory=list)
     last: dict[Place, int] = field(default_factory=dict)
     """Offset of the last record of each partition that has one."""
 
@@ -117,10 +121,21 @@ class VisibleReader:
         topic, partition, offset = message.topic() or "", message.partition() or 0, message.offset() or 0
         self.last[topic, partition] = offset
         code = number << 32 | seq
-        self.rows.append((code, self._index[topic], partition, offset, _version(headers)))
+        place = (self._index[topic], partition, offset)
+        self.rows.append((code, *place, _version(headers), *_content(message)))
 
     def table(self) -> Rows:
         return np.array(self.rows, dtype=VISIBLE)
+
+
+def _content(message: Message) -> tuple[int, int]:
+    """Returns a checksum of all that must pass unchanged, and the timestamp."""
+    digest = zlib.crc32(message.key() or b"", zlib.crc32(message.value() or b""))
+    headers: Any = message.headers()
+    for name, value in headers or ():
+        if not name.startswith(OUR_HEADERS):
+            digest = zlib.crc32(value or b"", zlib.crc32(name.encode(), digest))
+    return digest, message.timestamp()[1]
 
 
 def _version(headers: Any) -> int:

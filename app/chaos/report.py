@@ -65,6 +65,7 @@ def as_json(outcome: Outcome, scraper: Scraper) -> dict[str, Any]:
         "repeated": verdict.repeated,
         "out_of_order": verdict.out_of_order,
         "misplaced": verdict.misplaced,
+        "altered": verdict.altered,
         "phantom": verdict.phantom,
         "unprocessed": verdict.unprocessed,
         "not_stored": verdict.not_stored,
@@ -124,6 +125,7 @@ def sentences(report: dict[str, Any]) -> Iterator[str]:
             f"order unproven {report['order_unproven']}"
         )
     for name, meaning in {
+        "altered": "forwarded with another key, value, header or timestamp",
         "phantom": "processed by a backend, but not visible",
         "unprocessed": "visible, but written down by no backend: the run proves nothing",
         "not_stored": "missing or twice in the ingest topic: the run proves nothing",

@@ -26,8 +26,8 @@ def code(number: int, seq: int) -> int:
 
 def evidence_of(asked: Sequence[Row], visible: Sequence[Row], processed: Sequence[Row]) -> Evidence:
     """Returns evidence: asked (id, seq), in partition 0; visible and processed (id, seq, topic), by time."""
-    stored = [(code(i, seq), 0, offset) for offset, (i, seq) in enumerate(asked)]
-    seen = [(code(i, seq), topic, 0, offset, 1) for offset, (i, seq, topic) in enumerate(visible)]
+    stored = [(code(i, seq), 0, offset, i, 1) for offset, (i, seq) in enumerate(asked)]
+    seen = [(code(i, seq), topic, 0, offset, 1, i, 1) for offset, (i, seq, topic) in enumerate(visible)]
     done = [(code(i, seq), 1000 + ns, topic) for ns, (i, seq, topic) in enumerate(processed)]
     return Evidence(
         planned=np.sort(np.array([row[0] for row in stored], dtype=np.uint64)),
@@ -45,8 +45,8 @@ GOOD = evidence_of(ASKED_FOR, [*FORWARDED, (BAD, 0, LETTERS)], FORWARDED)
 
 def counts(verdict: Verdict) -> dict[str, int]:
     """Returns the counts that are not 0, dead letters aside."""
-    names = ("lost", "repeated", "out_of_order", "misplaced", "unprocessed", "phantom", "not_stored")
-    found = {name: getattr(verdict, name) for name in (*names, "processed_again")}
+    names = ("lost", "repeated", "out_of_order", "misplaced", "altered", "unprocessed", "phantom")
+    found = {name: getattr(verdict, name) for name in (*names, "not_stored", "processed_again")}
     return {name: count for name, count in found.items() if count}
 
 
@@ -108,6 +108,23 @@ def test_a_good_request_among_the_dead_letters_is_misplaced() -> None:
 def test_a_bad_request_that_was_forwarded_is_misplaced() -> None:
     rows = [*FORWARDED, (BAD, 0, A)]
     assert counts(judge(evidence_of(ASKED_FOR, rows, rows))) == {"misplaced": 1}
+
+
+@pytest.mark.parametrize("column", ["digest", "timestamp"])
+def test_a_request_forwarded_with_other_bytes_or_another_timestamp_is_altered(column: str) -> None:
+    seen = GOOD.visible.copy()
+    seen[column][3] += 1
+    verdict = judge(replace(GOOD, visible=seen))
+    assert counts(verdict) == {"altered": 1}
+    assert verdict.broken
+
+
+def test_a_dead_letter_has_a_timestamp_of_its_own_but_the_same_bytes() -> None:
+    seen = GOOD.visible.copy()
+    seen["timestamp"][-1] += 1
+    assert counts(judge(replace(GOOD, visible=seen))) == {}
+    seen["digest"][-1] += 1
+    assert counts(judge(replace(GOOD, visible=seen))) == {"altered": 1}
 
 
 def test_a_request_overtaken_by_its_successor_is_out_of_order() -> None:
