@@ -1,22 +1,77 @@
-"""Rows from measures, their JSON and their table."""
+"""Rows from measures, their JSON and their tables."""
 
 from __future__ import annotations
 
+import datetime
+import json
 import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from app.bench.latency import Phase
+from app.bench.machine import machine, versions
+from app.bench.targets import targets
 from app.bench.throughput import Measure
 from app.bench.variants import Variant
 
 Row = dict[str, Any]
 
+WIDTH = 160
+"""Columns where the output is no terminal."""
 
-def row(variant: Variant, size_bytes: int, runs: list[Measure]) -> Row:
-    """Returns the row of a variant: medians of its runs."""
+
+@dataclass
+class Results:
+    """What has been measured so far; names are those of variants."""
+
+    measures: dict[tuple[str, int], list[Measure]] = field(default_factory=dict)
+    """By variant and message size."""
+    latency: dict[str, list[Phase]] = field(default_factory=dict)
+    """At the low rate, then at a share of the variant's own maximum."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Variants whose environment could not be made, with the reason."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Variants that did not do the work, or ended, with the reason."""
+
+    def add(self, variant: Variant, size_bytes: int, measure: Measure) -> None:
+        """Adds one run."""
+        self.measures.setdefault((variant.name, size_bytes), []).append(measure)
+
+    def rate(self, variant: Variant, size_bytes: int) -> float | None:
+        """Returns the median throughput, None where there is none."""
+        runs = self.measures.get((variant.name, size_bytes))
+        return statistics.median(run.requests_per_s for run in runs) if runs else None
+
+
+def report(results: Results, variants: Sequence[Variant], sizes: Sequence[int]) -> dict[str, Any]:
+    """Returns date, machine, versions, rows, targets, and the variants that are not in the rows."""
+    rows = [
+        _row(variant, size, results)
+        for size in sizes
+        for variant in variants
+        if (variant.name, size) in results.measures
+    ]
+    add_ratios(rows)
     return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": machine(),
+        "versions": versions(),
+        "rows": rows,
+        "missing": results.missing,
+        "failed": results.failed,
+        "targets": targets(rows) if rows else [],
+    }
+
+
+def _row(variant: Variant, size_bytes: int, results: Results) -> Row:
+    """Returns the row of a variant: medians of its runs."""
+    runs = results.measures[variant.name, size_bytes]
+    row: Row = {
         "name": variant.name,
         "variant": variant.title,
         "guarantee": variant.guarantee,
@@ -31,27 +86,103 @@ def row(variant: Variant, size_bytes: int, runs: list[Measure]) -> Row:
             for run in runs
         ],
     }
+    shares = [run.in_handoff for run in runs if run.in_handoff is not None]
+    if shares:
+        row["share_in_handoff"] = round(statistics.median(shares), 4)
+    for name, phase in zip(LATENCIES, _phases(variant, size_bytes, results), strict=False):
+        row[name] = phase.latency_ms | {
+            "requests_per_s": round(phase.requests_per_s),
+            "counted": phase.counted,
+            "kept_up": phase.kept_up,
+        }
+    return row
+
+
+def _phases(variant: Variant, size_bytes: int, results: Results) -> list[Phase]:
+    """Returns the latencies that belong to the row: they are measured with the smallest size."""
+    smallest = min(size for _, size in results.measures)
+    return results.latency.get(variant.name, []) if size_bytes == smallest else []
 
 
 def add_ratios(rows: list[Row]) -> None:
     """Fills `ratio_to_bare`: throughput against the bare loop of the same guarantee and size."""
     bare = {
-        (r["guarantee"], r["size_bytes"]): r["requests_per_s"]
-        for r in rows
-        if r["name"].startswith("bare") and "requests_per_s" in r
+        (row["guarantee"], row["size_bytes"]): row["requests_per_s"]
+        for row in rows
+        if row["name"] in ("bare-eos", "bare-alo")
     }
-    for r in rows:
-        against = bare.get((r["guarantee"], r["size_bytes"]))
-        if against and "requests_per_s" in r:
-            r["ratio_to_bare"] = round(r["requests_per_s"] / against, 3)
+    for row in rows:
+        against = bare.get((row["guarantee"], row["size_bytes"]))
+        if against:
+            row["ratio_to_bare"] = round(row["requests_per_s"] / against, 3)
 
 
-def show(rows: list[Row]) -> None:
-    """Prints the rows."""
-    table = Table()
-    columns = ("variant", "guarantee", "size_bytes", "threads", "requests_per_s", "cpu_us_per_request")
-    for column in (*columns, "ratio_to_bare", "rss_mb"):
-        table.add_column(column.replace("_", " "), justify="right" if column not in columns[:2] else "left")
-    for r in rows:
-        table.add_row(*(str(r.get(column, "")) for column in (*columns, "ratio_to_bare", "rss_mb")))
-    Console().print(table)
+def write(path: Path, whole: dict[str, Any]) -> None:
+    """Writes the report as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(whole, indent=2) + "\n")
+
+
+# ---------------------------------------------------------------------------- tables
+
+COLUMNS = {
+    "variant": "variant",
+    "guarantee": "guarantee",
+    "size_bytes": "bytes",
+    "requests_per_s": "requests/s",
+    "cpu_us_per_request": "CPU us",
+    "ratio_to_bare": "to bare",
+    "rss_mb": "RSS MB",
+    "threads": "threads",
+}
+"""Fields of a row and their headings."""
+LATENCIES = {"latency_ms": "at 2 k/s", "latency_at_70_percent": "at 70 %"}
+
+
+def show(whole: dict[str, Any]) -> None:
+    """Prints rows, targets, and what is not there."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH)
+    console.print(_rows_table(whole["rows"]))
+    console.print(_targets_table(whole["targets"]))
+    for what in ("missing", "failed"):
+        for name, reason in whole[what].items():
+            console.print(f"{what}: {name}: {reason}", markup=False)
+
+
+def _rows_table(rows: Sequence[Row]) -> Table:
+    table = Table(caption="latency: ms, p50 / p99 / p99.9; * = it did not keep up with the rate")
+    for heading in COLUMNS.values():
+        left = heading in ("variant", "guarantee")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    for heading in LATENCIES.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        cells = [_cell(row[name]) for name in COLUMNS]
+        table.add_row(*cells, *(_latency_cell(row.get(name)) for name in LATENCIES))
+    return table
+
+
+def _targets_table(found: Sequence[Row]) -> Table:
+    table = Table(title="targets")
+    for heading in ("measure", "bytes", "target", "measured", "met"):
+        table.add_column(heading, justify="left" if heading == "measure" else "right", no_wrap=True)
+    for entry in found:
+        met = {True: "yes", False: "NO", None: "-"}[entry["met"]]
+        cells = (entry["measure"], entry["size_bytes"], entry["target"], entry["measured"])
+        table.add_row(*map(_cell, cells), met)
+    return table
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def _latency_cell(latency: Row | None) -> str:
+    if latency is None:
+        return "-"
+    text = " / ".join(f"{latency[name]:,.1f}" for name in ("p50", "p99", "p999"))
+    return text if latency["kept_up"] else text + " *"

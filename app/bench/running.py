@@ -46,7 +46,7 @@ def environments(families: set[Family]) -> dict[Family, Environment | Missing]:
 
 def commands(stage: Stage, job: Job, environment: Environment) -> list[list[str]]:
     """Returns the command of each of the variant's processes."""
-    stage.snapshot(job.variant)
+    stage.snapshot(job)
     if job.variant.family == "foreshard":
         path = str(stage.config_path(job))
         return [[*environment.command, path, "--index", str(index)] for index in range(job.variant.workers)]

@@ -60,6 +60,11 @@ class Job:
     ingest: str
     group: str
 
+    @property
+    def prefix(self) -> str:
+        """Returns the prefix of foreshard's own topics: a mapping that moves is one job's alone."""
+        return f"{self.group}." if self.variant.movement else f"bench.{self.variant.shards}."
+
 
 def clusters() -> dict[str, MappedCluster]:
     """Returns the backend clusters by name."""
@@ -89,9 +94,11 @@ class Stage:
     def __init__(self, bootstrap: str, folder: Path) -> None:
         self.bootstrap = bootstrap
         self.folder = folder
-        self.admin = AdminClient({"bootstrap.servers": bootstrap})
+        self.admin = AdminClient(
+            {"bootstrap.servers": bootstrap, "log_level": 0}  # it outlives the broker, and would say so
+        )
         self.snapshots: dict[str, Snapshot] = {}
-        """By prefix: one per number of shards, and one whose mapping moves."""
+        """By prefix."""
         roomy = {"max.message.bytes": str(1_048_588 + ROOM_BYTES)}
         self._make([NewTopic(c.topic, c.partitions, 1, config=roomy) for c in clusters().values()])
 
@@ -113,6 +120,7 @@ class Stage:
         producer = Producer(
             {
                 "bootstrap.servers": self.bootstrap,
+                "log_level": 0,
                 "linger.ms": 20,
                 "compression.type": "lz4",
                 "acks": "all",
@@ -143,9 +151,9 @@ class Stage:
             with contextlib.suppress(KafkaException):
                 deleted.result(TOPIC_S)
 
-    def snapshot(self, variant: Variant) -> Snapshot:
-        """Returns the mapping of the variant's prefix, writing its first version when it is new."""
-        prefix = variant.prefix
+    def snapshot(self, job: Job) -> Snapshot:
+        """Returns the first mapping of the job's prefix, writing it where it is new."""
+        prefix = job.prefix
         if prefix not in self.snapshots:
             roomy = {"max.message.bytes": str(1_048_588 + ROOM_BYTES)}
             self._make(
@@ -155,17 +163,17 @@ class Stage:
                     NewTopic(prefix + MAPPING.name, 1, 1, config={"cleanup.policy": "compact"}),
                 ]
             )
-            self.snapshots[prefix] = self._first_mapping(variant)
+            self.snapshots[prefix] = self._first_mapping(job)
         return self.snapshots[prefix]
 
-    def _first_mapping(self, variant: Variant) -> Snapshot:
+    def _first_mapping(self, job: Job) -> Snapshot:
         names = clusters()
-        rules = self._rules(variant)
         weights = dict.fromkeys(names, 1.0)
-        records, meta = first_mapping(variant.shards, weights, names, 1, rules.rules_hash(), "1.0")
-        writer = MappingWriter({"bootstrap.servers": self.bootstrap}, variant.prefix)
+        rules_hash = self._rules(job).rules_hash()
+        records, meta = first_mapping(job.variant.shards, weights, names, 1, rules_hash, "1.0")
+        writer = MappingWriter({"bootstrap.servers": self.bootstrap}, job.prefix)
         writer.take_over()
-        writer.write(plan_messages(variant.prefix + MAPPING.name, records, meta))
+        writer.write(plan_messages(job.prefix + MAPPING.name, records, meta))
         writer.close()
         return advance(None, {record.shard: record for record in records}, meta)
 
@@ -179,7 +187,7 @@ class Stage:
         )
         text = CONFIG.format(
             bootstrap=self.bootstrap,
-            prefix=job.variant.prefix,
+            prefix=job.prefix,
             ingest=job.ingest,
             shards=job.variant.shards,
             type_field=TYPE_FIELD,
@@ -190,17 +198,17 @@ class Stage:
         path.write_text(text + "".join(types))
         return path
 
-    def _rules(self, variant: Variant) -> KeyRules:
+    def _rules(self, job: Job) -> KeyRules:
         """Returns the rules as a router reads them."""
-        job = Job(replace(variant, guarantee=EOS), "bench.any", "bench-rules")
-        return load(self.config_path(job), {}).rules
+        asked = replace(job, variant=replace(job.variant, guarantee=EOS))
+        return load(self.config_path(asked), {}).rules
 
     def peer_file(self, job: Job) -> Path:
         """Returns the file that tells a peer everything that foreshard has from configuration and mapping."""
         variant = job.variant
-        snapshot = self.snapshot(variant)
+        snapshot = self.snapshot(job)
         table = self.folder / f"shards-{variant.shards}.u16"
-        owners = self.folder / f"owners-{variant.prefix}.u16"
+        owners = self.folder / f"owners-{job.prefix}u16"
         table.write_bytes(shard_table(variant.shards).astype("<u2").tobytes())
         owners.write_bytes(snapshot.owners.astype("<u2").tobytes())
         given = {

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from app.bench.movement import companions, share_in_handoff
 from app.bench.peers import Environment
 from app.bench.running import Running, Used, Watcher, running
 from app.bench.stage import Job, Stage
@@ -30,6 +31,8 @@ class Measure:
     threads: int
     seconds: float
     """Length of the window."""
+    in_handoff: float | None = None
+    """Mean share of slots in handoff; None: not reported."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,17 @@ class Sample:
 def measure(stage: Stage, job: Job, environment: Environment, messages: int) -> Measure:
     """Runs the variant over the ingest topic and returns what it took between the window's ends."""
     window = job.variant.window.within(messages)
-    with running(stage, job, environment) as processes:
+    with running(stage, job, environment) as processes, companions(stage, job):
         watcher = Watcher(stage.bootstrap, job.ingest, job.group)
         try:
             samples = _watch(processes, watcher, window.until)
         finally:
             watcher.close()
-    return measured(samples, window)
+    found = measured(samples, window)
+    if not job.variant.movement:
+        return found
+    now = time.time()
+    return replace(found, in_handoff=share_in_handoff(stage, job, now - found.seconds, now))
 
 
 def _watch(processes: Running, watcher: Watcher, until: int) -> list[Sample]:

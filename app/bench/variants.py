@@ -9,7 +9,7 @@ from schemas.errors import ConfigError
 
 Guarantee = Literal["exactly-once", "at-least-once"]
 Family = Literal["bare", "foreshard", "streams", "quix", "faust"]
-Movement = Literal["", "none", "5 %"]
+Movement = Literal["", "none", "moving"]
 
 EOS: Guarantee = "exactly-once"
 ALO: Guarantee = "at-least-once"
@@ -32,6 +32,8 @@ FAST = Window(300_000, 1_500_000)
 """10 s or more of what routes over 100,000 requests/s without a JIT."""
 WARM_JIT = Window(1_000_000, 3_800_000)
 """The first million is what a JVM needs to compile what it will run."""
+MOVING = Window(500_000, 3_000_000)
+"""Four reports or more of the share in handoff."""
 MIDDLE = Window(100_000, 600_000)
 SLOW = Window(8_000, 60_000)
 
@@ -49,14 +51,9 @@ class Variant:
     """Processes of foreshard, stream threads of Kafka Streams."""
     shards: int = 256
     movement: Movement = ""
-    """Share of slots in handoff; "" also means that nobody commits for the backends."""
-    only_size: bool = False
-    """Measured with the first message size only."""
-
-    @property
-    def prefix(self) -> str:
-        """Returns the prefix of foreshard's own topics."""
-        return f"bench.{'moving' if self.movement else self.shards}."
+    """Whether slots move while it runs; "" also means that nobody commits for the backends."""
+    main: bool = True
+    """Measured with every message size, and its latency too."""
 
     @property
     def routes_fully(self) -> bool:
@@ -68,15 +65,39 @@ VARIANTS = (
     Variant("bare-eos", "bare loop", "bare", EOS, FAST),
     Variant("foreshard-eos", "foreshard", "foreshard", EOS, FAST),
     Variant("streams-eos", "Kafka Streams, 1 thread", "streams", EOS, WARM_JIT),
-    Variant("streams-2-eos", "Kafka Streams, 2 threads", "streams", EOS, WARM_JIT, workers=2),
     Variant("quix-eos", "Quix Streams", "quix", EOS, MIDDLE),
     Variant("bare-alo", "bare loop", "bare", ALO, FAST),
     Variant("foreshard-alo", "foreshard", "foreshard", ALO, FAST),
     Variant("streams-alo", "Kafka Streams, 1 thread", "streams", ALO, WARM_JIT),
-    Variant("streams-2-alo", "Kafka Streams, 2 threads", "streams", ALO, WARM_JIT, workers=2),
     Variant("quix-alo", "Quix Streams", "quix", ALO, MIDDLE),
     Variant("faust-alo", "Faust, its own transport", "faust", ALO, SLOW),
+    Variant("streams-2-eos", "Kafka Streams, 2 threads", "streams", EOS, WARM_JIT, workers=2, main=False),
+    Variant("streams-2-alo", "Kafka Streams, 2 threads", "streams", ALO, WARM_JIT, workers=2, main=False),
+    Variant("foreshard-2-eos", "foreshard, 2 processes", "foreshard", EOS, FAST, workers=2, main=False),
+    Variant("shards-4096-eos", "foreshard, 4,096 shards", "foreshard", EOS, FAST, shards=4096, main=False),
+    Variant(
+        "handoff-none-eos",
+        "foreshard, none in handoff",
+        "foreshard",
+        EOS,
+        MOVING,
+        movement="none",
+        main=False,
+    ),
+    Variant(
+        "handoff-moving-eos",
+        "foreshard, 5 % in handoff",
+        "foreshard",
+        EOS,
+        MOVING,
+        movement="moving",
+        main=False,
+    ),
 )
+
+
+QUICK = "bare-eos,foreshard-eos,streams-eos,quix-eos,faust-alo,foreshard-alo"
+"""What about ten minutes are enough for."""
 
 
 def chosen(names: str) -> list[Variant]:

@@ -10,10 +10,10 @@ import mode.loop
 
 mode.loop.use("uvloop")
 
-import faust
+import faust  # noqa: E402 - it takes the loop that is chosen before
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from routing import routing
+from routing import routing  # noqa: E402 - peers share it
 
 rules = routing()
 given = rules.given
