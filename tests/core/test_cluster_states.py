@@ -35,6 +35,7 @@ from tests.core.rounds_world import (
     of,
     started,
     successor,
+    with_more,
 )
 
 RATES = even(60.0)
@@ -168,6 +169,25 @@ def test_removed_cluster_is_named_nowhere_any_more() -> None:
     assert not any(d.stuck for d in decisions(heir.run(60, RATES)))
 
 
+def test_removed_cluster_is_not_in_the_history_of_shards_that_were_its_guests_either() -> None:
+    """A shard of c2 had drifted to c1 and came back: its record is written again, without that."""
+    world = started()
+    shards = world.at_home("c2")
+    world.run(30, with_more(RATES, shards, (130.0 - 60.0 * len(shards) / SHARDS) / len(shards)))
+    snapshot = world.rounds.snapshot
+    assert snapshot is not None
+    guests = {r.shard for r in snapshot.records if r.home == "c2" and any(o == "c1" for *_, o in r.segments)}
+    assert guests
+    world.command(state("c1", "draining"))
+    world.run(20, RATES)
+    outs = world.command(state("c1", "removed"), waiting=False)
+    assert answer(outs).accepted
+    records = {r.shard: r for r in mapping_of(outs) if isinstance(r, MappingRecord)}
+    assert guests <= set(records)
+    assert all(r.home == "c2" for shard, r in records.items() if shard in guests)
+    assert not any(b'"c1"' in r.to_json() for r in world.rounds.snapshot.records)  # type: ignore[union-attr]
+
+
 def test_removal_waits_for_slots_handoffs_and_requests() -> None:
     """Each refusal says what is still there and what to type."""
     world = started()
@@ -180,6 +200,10 @@ def test_removal_waits_for_slots_handoffs_and_requests() -> None:
     world.run(10, RATES)
     text = answer(world.command(state("c1", "removed", 2), waiting=False)).text
     assert f"the handoff of {len(world.at_home('c1'))} shards is not settled yet" in text
+    assert world.rounds.snapshot is not None
+    world.rounds.on_settled({0: world.rounds.snapshot.version - 1})  # in it, they were still at c1
+    text = answer(world.command(state("c1", "removed", 7), waiting=False)).text
+    assert "is not settled yet" in text
     world.settling = True
     world.settle()
     text = answer(world.command(state("c1", "removed", 3), waiting=True)).text
