@@ -9,12 +9,13 @@ from typing import Any
 
 from confluent_kafka import KafkaException, Producer
 
-from schemas.records import Record
+from schemas.records import HandoffLoad, Record
 from schemas.topics import LOAD
 from streams import metrics
 from streams.clock import Clock
+from streams.core.fences import ClusterNumbers
 from streams.core.load import WINDOW_S
-from streams.core.routing import Routed, Routes
+from streams.core.routing import Routed
 from streams.core.steps import STEP_S
 from streams.core.tally import Tally, arrival_times
 from streams.kafka_settings import report_producer
@@ -37,6 +38,7 @@ class LoadReporter:
         kafka: Mapping[str, Any],
         prefix: str,
         tally: Tally,
+        numbers: ClusterNumbers,
         clock: Clock,
         lag: Callable[[int, int], int],
         on_failure: Callable[[BaseException], None],
@@ -44,6 +46,9 @@ class LoadReporter:
         self._topic = prefix + LOAD.name
         self._producer = Producer(report_producer(kafka))
         self._tally = tally
+        self._numbers = numbers
+        self.handoffs = HandoffLoad()
+        """What is on its way now; replaced by the router's thread."""
         self._clock = clock
         self._lag = lag
         self._on_failure = on_failure
@@ -66,13 +71,13 @@ class LoadReporter:
         with self._lock:
             self._tally.end(partitions)
 
-    def committed(self, routed: Routed, routes: Routes) -> None:
-        """Counts a batch whose transaction is committed."""
+    def committed(self, routed: Routed, positions: Mapping[int, int], version: tuple[int, int]) -> None:
+        """Counts a batch whose transaction is committed, under a mapping (epoch, version)."""
         clock = self._clock
-        times = arrival_times(routed.timestamp_ms, clock.model(0.0), clock.time_scale, clock.now())
+        times = arrival_times(routed.taken.timestamp_ms, clock.model(0.0), clock.time_scale, clock.now())
         with self._lock:
-            self._version = (routes.snapshot.epoch, routes.snapshot.version)
-            self._tally.add(routed, routes.snapshot.names, routes.partitions, times)
+            self._version = version
+            self._tally.add(routed, positions, self._numbers, times)
 
     def stop(self) -> None:
         """Reports the rest, so that the ranges of the next owner join up."""
@@ -105,7 +110,7 @@ class LoadReporter:
 
     def _report(self, window_from: float, window_to: float) -> None:
         with self._lock:
-            report = self._tally.report((window_from, window_to), self._version, self._lag)
+            report = self._tally.report((window_from, window_to), self._version, self._lag, self.handoffs)
         self._send("report", report)
 
     def _history(self, step: int) -> None:

@@ -31,6 +31,25 @@ TRANSACTIONS_FAILED = Counter(
 PARTITIONS = Gauge("foreshard_router_ingest_partitions", "Ingest partitions that this router reads now.")
 MAPPING_VERSION = Gauge("foreshard_router_mapping_version", "Version of the mapping in use.")
 BLOCKED = Gauge("foreshard_router_blocked", "1 while nothing is read: no mapping, or a topic is missing.")
+HANDOFF_SLOTS = Gauge(
+    "foreshard_router_handoff_slots",
+    "Slots on their way to another cluster, per ingest partition.",
+    ["phase"],
+)
+HELD_REQUESTS = Gauge("foreshard_router_held_requests", "Requests that wait for their slot.")
+HELD_BYTES = Gauge("foreshard_router_held_bytes", "Memory that held requests take, about.")
+HOLD_SECONDS = Histogram(
+    "foreshard_router_hold_seconds",
+    "Seconds in hold of a slot that released requests.",
+    buckets=(0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.3, 2, 3, 5, 8, 12, 20, 30, 60, 120),
+)
+ORDER_UNPROVEN = Counter(
+    "foreshard_router_order_unproven_requests",
+    "Requests sent while a dead cluster may still have earlier ones of their slot.",
+)
+FULL_PARTITIONS = Gauge(
+    "foreshard_router_full_partitions", "Ingest partitions paused because no more may be held."
+)
 LOAD_RECORDS = Counter("foreshard_router_load_records", "Load reports and history records sent.", ["kind"])
 
 # ---------------------------------------------------------------------------- balancer

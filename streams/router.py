@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.errors import ProtocolError
 from streams import metrics
 from streams.clock import Clock
+from streams.core.fences import ClusterNumbers
+from streams.core.handoffs import Handoffs
 from streams.core.keys import KeyReader, KeyRules
 from streams.core.mapping import Snapshot
 from streams.core.offset_note import OffsetNote, encode_note
@@ -34,10 +37,17 @@ from streams.one_thread import OneThread
 from streams.router_agent import Channel, Work, route_work
 from streams.router_checks import TopicWatch, check_start
 from streams.router_failures import BACK_OFF_S, Failures
+from streams.router_handoffs import HandoffDriver
 from streams.router_mapping import MappingGate
 from streams.router_settings import RouterSettings
 from streams.router_takeover import Ownership
-from streams.router_transactions import Kind, RecordTooLargeError, TransactionFailedError, Transactions
+from streams.router_transactions import (
+    Kind,
+    RecordTooLargeError,
+    TransactionFailedError,
+    Transactions,
+    Written,
+)
 
 __all__ = ["Router", "RouterSettings", "route_work"]
 
@@ -71,6 +81,32 @@ JOIN_S = 4.0
 """Seconds until the process no longer waits for the loop's end: it is promised to be gone after 5."""
 
 
+@dataclass(frozen=True)
+class _Flying:
+    """A batch whose commit is under way, with what is noted of its partitions."""
+
+    routed: Routed
+    routes: Routes
+    notes: dict[int, OffsetNote]
+
+
+def is_member(group: object) -> bool:
+    """Returns whether group metadata is that of a member: the broker takes any other unfenced.
+
+    librdkafka's form: "CGMDv2:", generation as int32, group, NUL, member, NUL, ...
+    """
+    if not isinstance(group, bytes) or not group.startswith(b"CGMDv2:"):
+        return False
+    generation = int.from_bytes(group[7:11], sys.byteorder, signed=True)
+    _group, member, *_ = group[11:].split(b"\0")
+    return generation >= 0 and bool(member)
+
+
+def _told(note: OffsetNote | None, settled: int, newest: int) -> bool:
+    """Returns whether a partition's committed note says this already."""
+    return note is not None and (note.settled, note.newest) == (settled, newest)
+
+
 class Router:
     """One router. `start` returns at once; `on_failure` is told what ended it."""
 
@@ -92,16 +128,18 @@ class Router:
         self._on_failure = on_failure
         self._stopping = threading.Event()
         self._watch = TopicWatch(settings.kafka)
-        self._gate = MappingGate(settings, rules, mapping, self._watch)
+        self._numbers = ClusterNumbers()
+        self._handoffs = Handoffs(settings.handoff, self._numbers)
+        self._gate = MappingGate(settings, rules, mapping, self._watch, self._numbers)
         self._failures = Failures(settings.ingest, self._watch)
         self._adaptive = float(settings.batch_min)
-        self._flying: tuple[Routed, Routes] | None = None
+        self._flying: _Flying | None = None
         """The batch whose commit is under way."""
         self._failed: TransactionFailedError | None = None
         """Found by a rebalance callback, handled by the loop."""
         self._rebalanced = False
-        self._noted: dict[int, int] = {}
-        """Ingest partition -> mapping version in its newest committed note."""
+        self._noted: dict[int, OffsetNote] = {}
+        """Ingest partition -> its newest committed note."""
         self._note_at = 0.0
         self._carried: list[Message] = []
         """Records that came while nothing should: the next batch begins with them."""
@@ -128,9 +166,17 @@ class Router:
         self._consumer = Consumer(consumer)
         tally = Tally(settings.instance, self._rules.series, self._rules.shards, STEP_S)
         self._reporter = LoadReporter(
-            settings.kafka, settings.prefix, tally, self._clock, self._lag, self._on_failure
+            settings.kafka, settings.prefix, tally, self._numbers, self._clock, self._lag, self._on_failure
         )
-        self._ownership = Ownership(self._consumer, Consumer(consumer), settings.ingest, self._reporter.begin)
+        self._ownership = Ownership(
+            self._consumer,
+            Consumer(consumer),
+            settings.kafka,
+            settings.ingest,
+            self._handoffs,
+            self._reporter.begin,
+        )
+        self._driver = HandoffDriver(settings.kafka, self._handoffs, self._on_failure)
         self._thread.start()
 
     def stop(self) -> bool:
@@ -175,6 +221,7 @@ class Router:
         try:
             self._open()
             self._reporter.start()
+            self._driver.start()
             self._consumer.subscribe(
                 [self._settings.ingest],
                 on_assign=self._on_assign,
@@ -196,19 +243,26 @@ class Router:
             self._recover(failure)
 
     def _step(self) -> None:
-        """Consume, route, wait for the commit before, produce, start the commit: in this order."""
+        """Consume, route, wait for the commit before, produce, start the commit: in this order.
+
+        Before it, at a batch border, the handoffs move on; what they release goes first, and alone.
+        """
         if self._gate.look():
             self._ownership.resume()
         else:
             self._ownership.pause()
-        batch = self._consume()
+        if self._driver.follow(self._gate.routes):
+            self._settle()
+            self._ownership.rebuild()
+        batch = self._consume(reading=not self._handoffs.released())
         if self._failed is not None:
             failed, self._failed = self._failed, None
             raise failed
-        self._ownership.advance(self._gate.version)
+        self._ownership.advance(self._rules_hash)
         self._look_at_ends()
-        routes = self._gate.routes
-        if not batch or routes is None:
+        self._reporter.handoffs = self._driver.load
+        routes = self._driver.routes
+        if routes is None or not (batch or self._handoffs.released()):
             self._idle()
             return
         if self._gate.closed:
@@ -218,6 +272,7 @@ class Router:
         started = time.monotonic()
         routed = self._route(batch, routes)
         seconds = time.monotonic() - started
+        self._ownership.fill(routed.cut)
         self._settle()
         if self._rebalanced:
             self._ownership.rebuild()  # a part of this batch may be another router's now
@@ -228,11 +283,13 @@ class Router:
         self._submit(routed, routes, group)
         self._adapt(len(batch), seconds + time.monotonic() - started)
 
-    def _consume(self) -> list[Message]:
+    def _consume(self, *, reading: bool) -> list[Message]:
         """Returns the next batch of the partitions that are read; rebalance callbacks run in here."""
         limit = max(1, min(int(self._adaptive), self._failures.hunt.cap))
         self._rebalanced = False
-        wait = 0.01 if self._ownership.waiting else IDLE_S
+        if not reading:
+            return []
+        wait = 0.01 if self._ownership.waiting or self._driver.moving else IDLE_S
         batch, self._carried = self._carried, []
         batch = batch or self._consumer.consume(1, wait)
         if batch and limit > 1:
@@ -242,9 +299,9 @@ class Router:
             for error in errors:
                 self._consumer_error(error)
             batch = [message for message in batch if message.error() is None]
-        if self._rebalanced:
-            active = self._ownership.active
-            batch = [message for message in batch if message.partition() in active]
+        if self._rebalanced or self._ownership.full:
+            reads = self._ownership.reads
+            batch = [message for message in batch if reads(message.partition() or 0)]
             self._rebalanced = False
         return batch
 
@@ -254,47 +311,53 @@ class Router:
         log.debug("consumer: %s", error)
 
     def _route(self, batch: list[Message], routes: Routes) -> Routed:
-        work = Work(batch, routes, self._reader, self._failures.hunt.condemned)
+        hunt = self._failures.hunt
+        work = Work(batch, routes, self._reader, self._handoffs, hunt.condemned, hunt.cap)
         self._channel.put(work)
         return work.result.result()
 
     def _membership(self) -> object:
         """Returns the group metadata that fences a batch: taken right after consuming it."""
         group = self._consumer.consumer_group_metadata()
-        if group is None:
-            raise ProtocolError("the consumer has no group metadata")
+        if group is None or not is_member(group):
+            raise ProtocolError("the consumer has no group metadata of a member: nothing would fence it")
         return group
 
     def _submit(self, routed: Routed, routes: Routes, group: object) -> None:
-        places = [self._noted_place(routes, *item) for item in routed.offsets.items()]
-        self._flying = (routed, routes)
+        """Starts the transaction of a batch, with the offset and the note of each of its partitions."""
+        partitions = sorted({*routed.positions, *(partition for partition, _ in routed.origins)})
+        notes = {number: self._handoffs.active[number].note(self._rules_hash) for number in partitions}
+        places = [
+            TopicPartition(self._settings.ingest, number, offset, metadata=encode_note(note))
+            for number, (offset, note) in notes.items()
+        ]
+        self._flying = _Flying(routed, routes, {number: note for number, (_, note) in notes.items()})
+        self._handoffs.sent(routed.sent)
         try:
-            self._transactions.submit(routed.outgoing, places, group)
+            self._transactions.submit(routed, places, group)
         except RecordTooLargeError as failure:
             self._failures.too_large(routed, failure)
             self._restart(Kind.ABORT)
 
-    def _noted_place(self, routes: Routes, partition: int, offset: int) -> TopicPartition:
-        """Returns the offset to commit with its note. Until a handoff holds something, all is settled."""
-        version = routes.snapshot.version
-        note = OffsetNote(version, version, offset, self._rules_hash)
-        return TopicPartition(self._settings.ingest, partition, offset, metadata=encode_note(note))
-
     def _idle(self) -> None:
-        """Nothing to route: takes the outcome of a commit, tells the mapping version of idle partitions."""
+        """Nothing to route: takes the outcome of a commit, tells what changed of idle partitions."""
         if self._transactions.pending:
             if self._transactions.done or self._transactions.hung:
                 self._settle()
             return
-        routes = self._gate.routes
+        routes = self._driver.routes
         if routes is None or time.monotonic() - self._note_at < NOTE_S:
             return
-        version = routes.snapshot.version
-        late = {p: o for p, o in self._ownership.active.items() if self._noted.get(p) != version}
+        late = [
+            partition
+            for partition, handoff in self._handoffs.active.items()
+            if not _told(self._noted.get(partition), handoff.settled, handoff.version)
+        ]
         if late:
             self._note_at = time.monotonic()
-            nothing = replace(route([], routes, self._reader, {}), offsets=late)
-            self._submit(nothing, routes, self._membership())
+            positions = {number: self._handoffs.active[number].position for number in late}
+            nothing = route([], routes, self._reader, self._handoffs, most_released=0)
+            self._submit(replace(nothing, positions=positions), routes, self._membership())
 
     def _settle(self) -> None:
         """Waits for the commit under way, polling the consumer meanwhile, and takes in its outcome."""
@@ -316,28 +379,32 @@ class Router:
         self._turn = time.monotonic()
         self._ownership.pause()
         message = self._consumer.poll(0)
-        if message is not None and message.error() is None and message.partition() in self._ownership.active:
+        if (
+            message is not None
+            and message.error() is None
+            and self._ownership.reads(message.partition() or 0)
+        ):
             self._carried.append(message)
 
-    def _committed(self, seconds: float) -> None:
-        """Takes in a committed transaction."""
+    def _committed(self, written: Written) -> None:
+        """Takes in a committed transaction: only now do its records have fences."""
         flying, self._flying = self._flying, None
         if flying is None:
             return
-        routed, routes = flying
+        routed, snapshot = flying.routed, flying.routes.snapshot
         self._failures.committed(routed)
-        for partition, offset in routed.offsets.items():
-            if partition in self._ownership.active:
-                self._ownership.active[partition] = offset
-                self._noted[partition] = routes.snapshot.version
-        if not routed.records:
+        self._handoffs.written(routed.sent, written.last)
+        self._noted.update({p: note for p, note in flying.notes.items() if p in self._handoffs.active})
+        if not routed.records and not routed.origins:
             return
-        self._reporter.committed(routed, routes)
-        metrics.COMMIT_SECONDS.observe(seconds)
-        metrics.BATCH_REQUESTS.observe(routed.records)
-        metrics.FORWARDED_BYTES.inc(int(routed.size.sum()))
-        for name, count in routed.by_cluster(routes.snapshot.names):
-            metrics.FORWARDED.labels(name).inc(count)
+        positions = {number: flying.notes[number].position for number in routed.positions}
+        self._reporter.committed(routed, positions, (snapshot.epoch, snapshot.version))
+        metrics.COMMIT_SECONDS.observe(written.seconds)
+        metrics.BATCH_REQUESTS.observe(len(routed.origins))
+        metrics.FORWARDED_BYTES.inc(int(routed.taken.size.sum()))
+        metrics.ORDER_UNPROVEN.inc(routed.unproven)
+        for number, count in routed.sent.by_cluster().items():
+            metrics.FORWARDED.labels(self._numbers.names[number]).inc(count)
         for letter in routed.dead:
             metrics.DEAD_LETTERS.labels(letter.bad.value).inc()
 
@@ -386,7 +453,8 @@ class Router:
 
     def _recover(self, failure: TransactionFailedError) -> None:
         """Takes in a failed transaction, then starts over as it asks for."""
-        self._failures.failed(failure, self._flying[0].places if self._flying else [], self._gate.needed)
+        origins = self._flying.routed.origins if self._flying else []
+        self._failures.failed(failure, origins, self._gate.needed)
         self._restart(failure.kind)
 
     def _restart(self, kind: Kind) -> None:
@@ -424,6 +492,7 @@ class Router:
         self._leave(max(LEAVE_S, deadline - time.monotonic()))
         self._transactions.end()
         self._ownership.end()
+        self._driver.stop()
         self._watch.stop()
 
     def _leave(self, timeout_s: float) -> None:

@@ -9,6 +9,7 @@ from typing import Protocol, cast
 
 from confluent_kafka import Message
 
+from streams.core.handoffs import Handoffs
 from streams.core.keys import KeyReader
 from streams.core.poison import Condemned, Place
 from streams.core.routing import Request, Routed, Routes, route
@@ -21,7 +22,9 @@ class Work:
     batch: list[Message]
     routes: Routes
     reader: KeyReader
+    handoffs: Handoffs
     condemned: Mapping[Place, Condemned]
+    most_released: int
     result: Future[Routed] = field(default_factory=Future)
 
 
@@ -29,7 +32,8 @@ async def route_work(work: Work) -> None:
     """The agent's body: routes one batch. What it raises is a defect, and ends the process."""
     try:
         batch = cast(list[Request], work.batch)
-        work.result.set_result(route(batch, work.routes, work.reader, work.condemned))
+        routed = route(batch, work.routes, work.reader, work.handoffs, work.condemned, work.most_released)
+        work.result.set_result(routed)
     except BaseException as error:
         work.result.set_exception(error)
         raise

@@ -35,8 +35,8 @@ class Failures:
     def committed(self, routed: Routed) -> None:
         """Takes in a committed batch."""
         self._in_a_row, self.pause_s = 0, BACK_OFF_S[0]
-        if routed.records:
-            self.hunt.committed(routed.records, routed.offsets)
+        if routed.origins:
+            self.hunt.committed(len(routed.origins), routed.positions)
 
     def failed(self, failure: TransactionFailedError, places: list[Place], needed: Mapping[str, int]) -> None:
         """Takes in a failed transaction of these records; raises ProtocolError when there is no way on.
@@ -57,9 +57,7 @@ class Failures:
 
     def too_large(self, routed: Routed, failure: RecordTooLargeError) -> None:
         """Condemns the record that the client itself refused to produce."""
-        dead = [(letter.partition, letter.offset) for letter in routed.dead]
-        order = [place for place in routed.places if place not in dead] + dead
-        self._refused([order[failure.index]], BadRequest.TOO_LARGE, str(failure))
+        self._refused([routed.origins[failure.index]], BadRequest.TOO_LARGE, str(failure))
 
     def _refused(self, places: list[Place], bad: BadRequest, reason: str) -> None:
         if not self.hunt.refused(places, bad, reason):

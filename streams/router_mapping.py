@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 
 from schemas.errors import ForeshardError, RulesMismatchError
 from streams import metrics
+from streams.core.fences import ClusterNumbers
+from streams.core.handoffs import aim_of
 from streams.core.keys import KeyRules
 from streams.core.mapping import Snapshot
 from streams.core.routing import Routes
@@ -25,8 +27,10 @@ class MappingGate:
         rules: KeyRules,
         mapping: Callable[[], Snapshot | None],
         watch: TopicWatch,
+        numbers: ClusterNumbers,
     ) -> None:
         self._settings = settings
+        self._numbers = numbers
         self._rules = rules
         self._rules_hash = rules.rules_hash()
         self._mapping = mapping
@@ -40,11 +44,6 @@ class MappingGate:
         self.closed = "starting"
         """Why nothing may be read; empty when it may."""
 
-    @property
-    def version(self) -> int | None:
-        """Returns the version in use, if there is one."""
-        return None if self.routes is None else self.routes.snapshot.version
-
     def look(self) -> bool:
         """Takes up the newest mapping if it can be used; returns whether the router may read.
 
@@ -57,7 +56,7 @@ class MappingGate:
         new = self.routes is None or self.routes.snapshot is not snapshot
         if new:
             self._check_rules(snapshot)
-        wanted = needed_topics(snapshot) | {self._settings.ingest: 1} if new else self.needed
+        wanted = self._wanted(snapshot) if new else self.needed
         missing = self._watch.missing(wanted)
         if missing and new and self._watch.refresh():
             missing = self._watch.missing(wanted)
@@ -69,6 +68,12 @@ class MappingGate:
             self.closed = ""
             metrics.BLOCKED.set(0)
         return True
+
+    def _wanted(self, snapshot: Snapshot) -> dict[str, int]:
+        """Returns the topics that may be sent to: of owners, and of earlier ones that are still there."""
+        there = {cluster.topic for cluster in snapshot.clusters.values()}
+        before = {topic: count for topic, count in self.needed.items() if topic in there}
+        return before | needed_topics(snapshot) | {self._settings.ingest: 1}
 
     def close(self, reason: str) -> bool:
         """Closes the gate; says so once where a topic is missing. Returns False: the router may not read."""
@@ -97,7 +102,13 @@ class MappingGate:
             if self.routes is None:
                 raise
             log.warning("%s", error)
-        self.routes = Routes(snapshot, settings.dead_letter, self.dead_letter_bytes, settings.ingest)
+        self.routes = Routes(
+            aim_of(snapshot, self._numbers),
+            self._numbers,
+            settings.dead_letter,
+            self.dead_letter_bytes,
+            settings.ingest,
+        )
         self.needed = wanted
         metrics.MAPPING_VERSION.set(snapshot.version)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from schemas.topics import DEAD_LETTER
+from streams.core.handoff import HandoffSettings
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,10 @@ class RouterSettings:
     group: str
     instance: str
     """Stable name of this router among all of the prefix: its transactional id rests on it."""
-    guarantee: Literal["exactly-once"] = "exactly-once"
+    guarantee: Literal["exactly-once", "at-least-once"] = "exactly-once"
+    instance_id: str = ""
+    """Makes this router a static member of its group: a restart is no rebalance."""
+    handoff: HandoffSettings = field(default_factory=HandoffSettings)
     batch_min: int = 64
     batch_max: int = 20_000
 

@@ -1,23 +1,34 @@
 """Which ingest partitions a router owns, and how it takes one over. A rebuild is the same thing again.
 
-An assigned partition is paused. Its committed offset and the note beside it are read in a thread of
-their own (an offset of an open transaction makes that wait), through a consumer of their own: asking
-the one that is being polled by another thread never returns. When the mapping has reached the newest
-version that the predecessor used, the partition is sought to the committed offset and resumed.
+An assigned partition is paused. Then, in this order:
+1. its committed offset and the note beside it are read (an offset of an open transaction makes that wait);
+2. our mapping reaches the newest version that the predecessor used, and the rules that it held by are ours;
+3. the ends of all clusters' topics are read: what the predecessor wrote lies below them;
+4. the partition is sought to the committed offset and resumed, with a handoff of its own.
+
+1 and 3 happen in a thread of their own, through a consumer of their own: asking the one that is being
+polled by another thread never returns.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from schemas.errors import RulesMismatchError
+from schemas.records import MappedCluster
+from streams.core.handoff import Base
+from streams.core.handoffs import Handoffs
 from streams.core.offset_note import OffsetNote, decode_note
 from streams.one_thread import OneThread
+from streams.router_fences import admin_client, read_ends
 
 log = logging.getLogger(__name__)
 
@@ -27,38 +38,54 @@ LOOKUP_S = 1.0
 ALONE_S = 0.3
 """Longest wait for one partition's, once the wait for all has failed: one open transaction blocks a list."""
 
+AGAIN_S = 0.5
+"""Seconds between two questions about ends, while a topic is missing or no broker answers."""
 
 CLOSE_S = 0.5
 """Longest wait for a question under way when the router stops."""
+
+Found = tuple[int, OffsetNote | None]
+"""Committed offset (else the first there is) and note."""
 
 
 @dataclass
 class _Waiting:
     """A partition that is assigned but not read yet."""
 
-    found: tuple[int, OffsetNote | None] | None = None
-    """Committed offset (else the first there is) and note, once they are known."""
+    found: Found | None = None
+    base: Base | None = None
 
 
 class Ownership:
     """The ingest partitions of one router. All methods are called by the router's thread."""
 
     def __init__(
-        self, consumer: Consumer, asking: Consumer, topic: str, started: Callable[[int, int], None]
+        self,
+        consumer: Consumer,
+        asking: Consumer,
+        kafka: Mapping[str, Any],
+        topic: str,
+        handoffs: Handoffs,
+        started: Callable[[int, int], None],
     ) -> None:
         self._consumer = consumer
         self._asking = asking
         """Of the same group, never subscribed: only asked for what is committed."""
+        self._admin = admin_client(kafka)
         self._topic = topic
+        self._handoffs = handoffs
         self._started = started
-        """Told (partition, offset) when reading begins."""
-        self.active: dict[int, int] = {}
-        """Partition -> next offset that is not committed yet, of the partitions that are read."""
+        """Told (partition, first offset nobody has decided about) when reading begins."""
         self._waiting: dict[int, _Waiting] = {}
-        self._lookup: Future[dict[int, tuple[int, OffsetNote | None]]] | None = None
+        self._lookup: Future[dict[int, Found]] | None = None
         self._asked: dict[int, _Waiting] = {}
+        self._ends: Future[dict[int, list[int]]] | None = None
+        self._ends_for: dict[int, _Waiting] = {}
+        self._ask_from = 0.0
         self._alone = False
         self._paused = False
+        self._full: dict[int, int] = {}
+        """Partition that can hold no more -> offset from which it is read again."""
         self._thread = OneThread("committed")
 
     @property
@@ -67,30 +94,42 @@ class Ownership:
         return bool(self._waiting)
 
     @property
-    def owned(self) -> list[int]:
-        """Returns all assigned partitions."""
-        return sorted([*self.active, *self._waiting])
+    def active(self) -> list[int]:
+        """Returns the partitions that are read."""
+        return list(self._handoffs.active)
+
+    @property
+    def full(self) -> bool:
+        """Returns whether a partition is paused because no more may be held."""
+        return bool(self._full)
+
+    def reads(self, partition: int) -> bool:
+        """Returns whether records of this partition are wanted now."""
+        return partition in self._handoffs.active and partition not in self._full
 
     def assigned(self, partitions: Iterable[int]) -> None:
         """Takes in an assignment: the partitions are paused until they are taken over."""
         new = list(partitions)
         self._consumer.incremental_assign([self._place(partition) for partition in new])
-        self._consumer.pause([self._place(partition) for partition in new])
+        self._pause(new)
         self._waiting.update({partition: _Waiting() for partition in new})
 
     def gone(self, partitions: Iterable[int]) -> None:
         """Forgets revoked or lost partitions."""
-        for partition in partitions:
-            self.active.pop(partition, None)
+        gone = list(partitions)
+        self._handoffs.end(gone)
+        for partition in gone:
             self._waiting.pop(partition, None)
+            self._full.pop(partition, None)
 
     def rebuild(self) -> None:
         """Starts over with every owned partition, from its committed offset."""
-        self._pause(self.active)
-        self._waiting.update({partition: _Waiting() for partition in self.active})
-        for partition in self._waiting:
+        active = self.active
+        self._pause(active)
+        self._handoffs.end(active)
+        self._full.clear()
+        for partition in [*active, *self._waiting]:
             self._waiting[partition] = _Waiting()
-        self.active.clear()
 
     def pause(self) -> None:
         """Stops reading; polling goes on without records."""
@@ -102,30 +141,62 @@ class Ownership:
         """Reads on after `pause`."""
         if self._paused:
             self._paused = False
-            self._consumer.resume([self._place(partition) for partition in self.active])
+            self._consumer.resume([self._place(p) for p in self.active if p not in self._full])
+
+    def fill(self, cut: Mapping[int, int]) -> None:
+        """Pauses partitions that can hold no more, each to be read again from an offset."""
+        if cut:
+            self._full.update(cut)
+            self._pause(cut)
+
+    def reopen(self) -> None:
+        """Reads those partitions again that have room once more; the others stay paused."""
+        for partition, offset in list(self._full.items()):
+            if self._handoffs.has_room(partition) and self._read_from(partition, offset):
+                del self._full[partition]
 
     def _pause(self, partitions: Iterable[int]) -> None:
         places = [self._place(partition) for partition in partitions]
         if places:
             self._consumer.pause(places)
 
-    def advance(self, version: int | None) -> None:
-        """Takes the next step of every take-over; `version` is that of our own mapping, if there is one."""
+    def advance(self, rules_hash: str) -> None:
+        """Takes the next step of every take-over, with the mapping that the handoffs have, if any."""
+        if self._full:
+            self.reopen()
         if not self._waiting:
             return
         self._take_lookup()
+        self._take_ends()
         unknown = {p: w for p, w in self._waiting.items() if w.found is None}
         if unknown and self._lookup is None:
             self._asked = unknown
             partitions, alone = sorted(unknown), self._alone
             self._lookup = self._thread.submit(lambda: self._read_committed(partitions, alone))
-        if version is None:
+        if not self._handoffs.has_aim:
             return
         for partition, waiting in list(self._waiting.items()):
-            if waiting.found is not None:
-                offset, note = waiting.found
-                if note is None or note.newest <= version:
-                    self._begin(partition, offset)
+            if waiting.found is not None and waiting.base is not None:
+                self._begin(partition, *waiting.found, waiting.base)
+        ready = {p: w for p, w in self._waiting.items() if self._may_begin(p, w, rules_hash)}
+        if ready and self._ends is None and time.monotonic() >= self._ask_from:
+            self._ends_for = ready
+            clusters = self._handoffs.clusters()
+            self._ends = self._thread.submit(lambda: self._read_ends(clusters))
+
+    def _may_begin(self, partition: int, waiting: _Waiting, rules_hash: str) -> bool:
+        """Returns whether only the ends are missing; raises where other rules hold something."""
+        if waiting.found is None or waiting.base is not None:
+            return False
+        note = waiting.found[1]
+        if note is None:
+            return True
+        if note.held and note.rules_hash != rules_hash:
+            raise RulesMismatchError(
+                f"{self._topic}[{partition}] holds requests by the rules {note.rules_hash[:12]}, this router "
+                f"has {rules_hash[:12]}; run a router with the old rules until nothing is held any more"
+            )
+        return note.newest <= self._handoffs.aim.snapshot.version
 
     def _take_lookup(self) -> None:
         """Takes in the answer about committed offsets, if it is there and still asked for."""
@@ -135,28 +206,55 @@ class Ownership:
         found = lookup.result()
         self._alone = len(found) < len(self._asked)
         for partition, what in found.items():
-            waiting = self._waiting.get(partition)
-            if waiting is not None and waiting is self._asked[partition]:
-                waiting.found = what
+            if self._waiting.get(partition) is self._asked[partition]:
+                self._asked[partition].found = what
 
-    def _begin(self, partition: int, offset: int) -> None:
-        """Seeks and resumes; the first milliseconds after an assignment refuse it: then the next time."""
+    def _take_ends(self) -> None:
+        """Takes in the ends of the clusters' topics: one base for all that begin together."""
+        if self._ends is None or not self._ends.done():
+            return
+        ends, self._ends = self._ends.result(), None
+        if not ends:
+            self._ask_from = time.monotonic() + AGAIN_S
+            return
+        base = Base.below(ends)
+        for partition, waiting in self._ends_for.items():
+            if self._waiting.get(partition) is waiting:
+                waiting.base = base
+
+    def _begin(self, partition: int, offset: int, note: OffsetNote | None, base: Base) -> None:
+        """Begins to read a partition; where that is refused, the next time."""
+        handoff = self._handoffs.begin(partition, offset, note, base, time.monotonic())
+        if not self._read_from(partition, offset):
+            self._handoffs.end([partition])
+            return
+        del self._waiting[partition]
+        self._started(partition, handoff.resumed)
+
+    def _read_from(self, partition: int, offset: int) -> bool:
+        """Seeks and resumes; returns False in the first milliseconds after an assignment, which refuse it."""
         try:
             self._consumer.seek(TopicPartition(self._topic, partition, offset))
             if not self._paused:
                 self._consumer.resume([self._place(partition)])
         except KafkaException as failure:
             if failure.args[0].code() in (KafkaError._STATE, KafkaError._TIMED_OUT):
-                return
+                return False
             raise
-        del self._waiting[partition]
-        self.active[partition] = offset
-        self._started(partition, offset)
+        return True
 
-    def _read_committed(self, partitions: list[int], alone: bool) -> dict[int, tuple[int, OffsetNote | None]]:
+    def _read_ends(self, clusters: Mapping[int, MappedCluster]) -> dict[int, list[int]]:
+        """Returns the ends of the clusters' topics; nothing where no broker answers in time."""
+        try:
+            return read_ends(self._admin, clusters)
+        except KafkaException as failure:
+            log.debug("ends of the clusters' topics: %s", failure)
+            return {}
+
+    def _read_committed(self, partitions: list[int], alone: bool) -> dict[int, Found]:
         """Returns what was found; partitions whose answer did not come in time are absent."""
         groups = [[partition] for partition in partitions] if alone else [partitions]
-        found: dict[int, tuple[int, OffsetNote | None]] = {}
+        found: dict[int, Found] = {}
         for group in groups:
             try:
                 places = [self._place(partition) for partition in group]

@@ -7,16 +7,16 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from schemas.errors import BadRequest
-from streams.core.routing import Outgoing
+from streams.core.routing import Outgoing, Routed
 from streams.one_thread import OneThread
 
 log = logging.getLogger(__name__)
@@ -94,6 +94,74 @@ class RecordTooLargeError(Exception):
         self.index = index
 
 
+Callback = Callable[[KafkaError | None, Message], None]
+Last = Mapping[tuple[str, int], int]
+"""(topic, partition) -> offset of the last record that one batch wrote there."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A batch that is durable, its consumed offsets included."""
+
+    seconds: float
+    """From the last produced record on."""
+    last: Last
+
+
+class Reports:
+    """Delivery reports of one batch: only the last record of each output partition has one.
+
+    In a transaction, and for an idempotent producer that leaves no gap, nothing more is needed: what
+    fails before them fails them too. After a failure every record has one, to find the one to blame.
+    """
+
+    def __init__(self) -> None:
+        self.last: dict[tuple[str, int], int] = {}
+        self.refusal: KafkaError | None = None
+        """Why the broker refused a record, once a report said so."""
+        self.failure: KafkaError | None = None
+        """The first error of any kind."""
+
+    def delivered(self, error: KafkaError | None, message: Message) -> None:
+        """Takes in one report."""
+        if error is None:
+            place = (message.topic() or "", message.partition() or 0)
+            self.last[place] = max(self.last.get(place, -1), message.offset() or 0)
+            return
+        self.failure = self.failure or error
+        if error.code() in REFUSED:
+            self.refusal = self.refusal or error
+
+
+def reports_wanted(routed: Routed, reports: Reports, *, everyone: bool) -> list[Callback | None]:
+    """Returns the report that each record of a batch wants: for every output partition its last one."""
+    if everyone:
+        return [reports.delivered] * len(routed.outgoing)
+    wanted: list[Callback | None] = [None] * len(routed.outgoing)
+    for index in routed.sent.last():
+        wanted[index] = reports.delivered
+    return wanted
+
+
+def produce_all(producer: Producer, outgoing: Sequence[Outgoing], reports: Sequence[Callback | None]) -> None:
+    """Hands every record to the producer; raises RecordTooLargeError, or KafkaException."""
+    produce: Callable[..., None] = producer.produce
+    numbered = zip(outgoing, reports, strict=True)
+    for index, ((topic, value, key, partition, timestamp, headers), report) in enumerate(numbered):
+        while True:
+            try:
+                produce(topic, value, key, partition, report, None, timestamp, headers)
+            except BufferError:
+                producer.poll(0.01)
+                continue
+            except KafkaException as failure:
+                error: KafkaError = failure.args[0]
+                if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                    raise RecordTooLargeError(index, error) from None
+                raise
+            break
+
+
 @dataclass
 class _Call:
     """The call to the broker that a commit has under way, seen from outside its thread."""
@@ -109,10 +177,11 @@ class Transactions:
         self._stopping = stopping
         self._producer: Producer | None = None
         self._committer = OneThread("commit")
-        self._pending: Future[float] | None = None
+        self._pending: Future[Written] | None = None
         self._call = _Call()
-        self._refusal: KafkaError | None = None
-        """Why the broker refused a record of the transaction in hand, once a delivery report said so."""
+        self._reports = Reports()
+        self._ask_all = False
+        """Whether the next batch wants a report of every record: the one before failed unexplained."""
 
     @property
     def pending(self) -> bool:
@@ -140,9 +209,7 @@ class Transactions:
     def open(self) -> bool:
         """Makes the producer, fencing every older one with its id; False if the broker did not answer."""
         self.close()
-        producer = Producer(
-            self._settings | {"delivery.report.only.error": True, "on_delivery": self._delivered}
-        )
+        producer = Producer(self._settings)
         try:
             producer.init_transactions(CALL_S)
         except KafkaException as failure:
@@ -151,35 +218,23 @@ class Transactions:
         self._producer = producer
         return True
 
-    def submit(self, outgoing: Sequence[Outgoing], offsets: list[TopicPartition], group: object) -> None:
+    def submit(self, routed: Routed, offsets: list[TopicPartition], group: object) -> None:
         """Produces the records and starts the commit; raises TransactionFailedError, RecordTooLargeError."""
         producer = self._own()
-        self._refusal = None
+        self._reports = reports = Reports()
+        wanted = reports_wanted(routed, reports, everyone=self._ask_all)
         try:
             producer.begin_transaction()
+            produce_all(producer, routed.outgoing, wanted)
         except KafkaException as failure:
             raise self._failed(failure) from None
-        produce: Callable[..., None] = producer.produce
-        for index, (topic, value, key, partition, timestamp, headers) in enumerate(outgoing):
-            while True:
-                try:
-                    produce(topic, value, key, partition, None, None, timestamp, headers)
-                except BufferError:
-                    producer.poll(0.01)
-                    continue
-                except KafkaException as failure:
-                    error: KafkaError = failure.args[0]
-                    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                        raise RecordTooLargeError(index, error) from None
-                    raise self._failed(failure) from None
-                break
         self._call = call = _Call()
 
-        def commit() -> float:
+        def commit() -> Written:
             started = time.monotonic()
             self._insist(call, lambda: producer.send_offsets_to_transaction(offsets, group, CALL_S))
             self._insist(call, lambda: producer.commit_transaction(CALL_S))
-            return time.monotonic() - started
+            return Written(time.monotonic() - started, reports.last)
 
         self._pending = self._committer.submit(commit)
 
@@ -198,18 +253,19 @@ class Transactions:
             else:
                 return
 
-    def take(self, timeout_s: float | None = None) -> float:
-        """Waits for the pending commit and returns its seconds; raises its failure, or TimeoutError."""
+    def take(self, timeout_s: float | None = None) -> Written:
+        """Waits for the pending commit and returns what it wrote; raises its failure, or TimeoutError."""
         pending = self._pending
         if pending is None:
             raise RuntimeError("no commit is pending")
-        seconds = None
+        written = None
         try:
-            seconds = pending.result(timeout_s)
+            written = pending.result(timeout_s)
+            self._ask_all = False
         finally:
-            if seconds is not None or pending.done():
+            if written is not None or pending.done():
                 self._pending = None
-        return seconds
+        return written
 
     def abort(self) -> bool:
         """Aborts the open transaction; False if the producer cannot be used any more."""
@@ -244,17 +300,13 @@ class Transactions:
             raise RuntimeError("no producer: open() comes first")
         return self._producer
 
-    def _delivered(self, error: KafkaError | None, _message: object) -> None:
-        """Notes why a record was refused; called for failed deliveries only."""
-        if error is not None and error.code() in REFUSED:
-            self._refusal = self._refusal or error
-
     def _failed(self, failure: KafkaException) -> TransactionFailedError:
         """Returns the failure with its true cause: later calls only say that the state is erroneous."""
         error: KafkaError = failure.args[0]
         if error.code() == KafkaError._STATE:
             with contextlib.suppress(KafkaException):
                 self._own().poll(0)
-            error = self._refusal or error
+            error = self._reports.refusal or error
+        self._ask_all = self._ask_all or error.code() not in MEMBERSHIP
         renew = error.fatal() or error.code() in RENEWING
         return TransactionFailedError(error, Kind.RENEW if renew else Kind.ABORT)

@@ -1,6 +1,7 @@
 """What every test may use: one real broker, a topic prefix of its own, Hypothesis profiles."""
 
 import os
+import tracemalloc  # noqa: F401 - pytest imports it in whatever thread drops a socket first; two at once fail
 import uuid
 from collections.abc import Iterator
 

@@ -37,6 +37,7 @@ from schemas.records.events import (
 )
 from schemas.records.load import (
     Counts,
+    HandoffLoad,
     LoadHistory,
     LoadRecord,
     LoadReport,
@@ -103,6 +104,7 @@ __all__ = [
     "EventKey",
     "Fraction",
     "Freeze",
+    "HandoffLoad",
     "LoadHistory",
     "LoadRecord",
     "LoadReport",

@@ -67,6 +67,15 @@ class PartitionLoad(OffsetRange):
     """Requests forwarded in this window, by (series, shard), whenever they were produced."""
 
 
+class HandoffLoad(BaseModel):
+    """What of a router's slots is on its way to another cluster: (ingest partition, slot) pairs."""
+
+    model_config = Record.model_config
+    watch: Count = 0
+    hold: Count = 0
+    held_requests: Count = 0
+
+
 class LoadReport(Record):
     """A router's report of one window: what it forwarded and committed. Topic `load`, key = router."""
 
@@ -83,6 +92,7 @@ class LoadReport(Record):
     hot_slots: list[tuple[Count, Count]] = []
     """(global slot, requests) of the busiest slots of the window."""
     dead_letters: Count = 0
+    handoffs: HandoffLoad = HandoffLoad()
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -248,6 +248,8 @@ class KeyReader:
         self._by_bytes: dict[bytes, _Compiled] = {}
         """The same by the type's bytes, as headers have it: no decoding."""
         self._any: tuple[RequestType, int] | None = None
+        self.free = np.array([rule.order == "none" for rule in rules.types], dtype=np.bool_)
+        """bool[series]: whether the type's requests need no order."""
         for series, rule in enumerate(rules.types):
             if rule.name == ANY_TYPE:
                 self._any = rule, series

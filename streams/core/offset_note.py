@@ -19,6 +19,9 @@ NOTE_BYTES = 4095
 
 FORMAT = "1"
 
+HELD_BYTES = NOTE_BYTES - 300
+"""Room for the list of held slots: before it come 64 characters of hash and four numbers."""
+
 
 @dataclass(frozen=True)
 class Held:
@@ -50,6 +53,11 @@ def encode_note(note: OffsetNote) -> str:
     if len(text) > NOTE_BYTES:
         raise ValueError(f"the note has {len(text)} bytes, over {NOTE_BYTES}: {len(note.held)} groups held")
     return text
+
+
+def held_bytes(held: Sequence[Held]) -> int:
+    """Returns how much of a note the list of held slots takes: five characters for every four bytes."""
+    return -(-sum(len(_group(group)) for group in held) * 5 // 4)
 
 
 def decode_note(text: str | None) -> OffsetNote | None:

@@ -1,23 +1,28 @@
 """From a batch of requests to what is produced: the router's pure half.
 
-`route` reads type and key of every request, looks up the owner of its slot in one snapshot of the
-mapping and says what goes where; it has no state, does no I/O and never raises for a bad request.
+`route` reads type and key of every request, looks up the owner of its slot and says what goes where,
+as far as the handoffs of the ingest partitions allow. It does no I/O and never raises for a bad request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from schemas.errors import HEADER_ERROR, HEADER_REASON, HEADER_SOURCE, BadRequest, BadRequestError
+from schemas.records import SLOTS
+from streams.core.fences import ClusterNumbers
+from streams.core.handoffs import Aim, Handoffs
+from streams.core.held import HeldRequest
 from streams.core.keys import KeyReader, place
-from streams.core.mapping import Snapshot
-from streams.core.poison import Condemned, Keep, Place
+from streams.core.poison import UNLIMITED, Condemned, Keep, Place
 
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 Header = tuple[str, bytes | None]
 Outgoing = tuple[str, bytes | None, bytes | None, int, int, list[Header]]
 """(topic, value, key, partition or -1, timestamp in ms or 0 = now, headers)."""
@@ -31,6 +36,9 @@ TYPES_KEPT = 1024
 
 RECORD_BYTES = 512
 """Bytes of a record batch around key, value and headers: generous, so that `fits` errs to the safe side."""
+
+
+NOT_CONDEMNED: Mapping[Place, Condemned] = {}
 
 
 class Request(Protocol):
@@ -55,33 +63,66 @@ class DeadLetter:
 
 
 @dataclass(frozen=True)
-class Routed:
-    """What one batch causes. The arrays have one entry per forwarded request, in ingest order."""
+class Taken:
+    """The requests that a batch decided about first, forwarded or held: its arrivals, by columns."""
 
-    records: int
-    """Requests of the batch, dead letters included."""
-    places: list[Place]
-    """(ingest partition, offset) of every request of the batch."""
-    offsets: dict[int, int]
-    """Next offset to read per ingest partition of the batch."""
-    outgoing: list[Outgoing]
-    dead: list[DeadLetter]
-    partition: npt.NDArray[np.int64]
-    series: npt.NDArray[np.int64]
-    slot: npt.NDArray[np.int64]
+    partition: Ints
+    series: Ints
+    slot: Ints
     """Global slots."""
-    owner: npt.NDArray[np.int64]
-    """Indices into `Routes.snapshot.names`."""
-    target: npt.NDArray[np.int64]
-    """Output partitions."""
-    timestamp_ms: npt.NDArray[np.int64]
-    size: npt.NDArray[np.int64]
+    timestamp_ms: Ints
+    size: Ints
     """Bytes of value and key."""
 
-    def by_cluster(self, names: Sequence[str]) -> list[tuple[str, int]]:
-        """Returns (cluster, forwarded requests) of every cluster that gets some."""
-        counts = np.bincount(self.owner, minlength=len(names)).tolist()
-        return [(name, count) for name, count in zip(names, counts, strict=True) if count]
+
+@dataclass(frozen=True)
+class Sent:
+    """The requests that a batch forwards, those released from hold first, by columns."""
+
+    partition: Ints
+    """Ingest partitions."""
+    slot: Ints
+    owner: Ints
+    """Numbers of clusters."""
+    target: Ints
+    """Output partitions."""
+    ordered: Bools
+    """False where the request's type needs no order: it has no fence."""
+
+    def last(self) -> list[int]:
+        """Returns the index of the last request of each (cluster, output partition)."""
+        if not len(self.owner):
+            return []
+        place = self.owner * (int(self.target.max()) + 1) + self.target
+        newest = np.full(int(place.max()) + 1, -1, dtype=np.int64)
+        newest[place] = np.arange(len(place))  # of several values for one place the last one stays
+        return [int(index) for index in newest[newest >= 0]]
+
+    def by_cluster(self) -> dict[int, int]:
+        """Returns number of a cluster -> forwarded requests, of every cluster that gets some."""
+        counts = np.bincount(self.owner).tolist() if len(self.owner) else []
+        return {number: count for number, count in enumerate(counts) if count}
+
+
+@dataclass(frozen=True)
+class Routed:
+    """What one batch causes."""
+
+    records: int
+    """Requests that were read, dead letters and held ones included."""
+    origins: list[Place]
+    """(ingest partition, offset) of each record in `outgoing`."""
+    outgoing: list[Outgoing]
+    """Sent requests, then dead letters."""
+    positions: dict[int, int]
+    """Next offset to decide about, per ingest partition of the batch."""
+    cut: dict[int, int]
+    """Ingest partitions that can hold no more, with the offset from which they are read again later."""
+    dead: list[DeadLetter]
+    taken: Taken
+    sent: Sent
+    unproven: int
+    """Sent requests whose order a dead cluster leaves unproven."""
 
 
 class _ByShard(dict[int, list[Header]]):
@@ -111,127 +152,235 @@ class _Added(dict[str, _ByShard]):
 class Routes:
     """One snapshot of the mapping, prepared for `route`: topics, partitions and ready header lists."""
 
-    def __init__(self, snapshot: Snapshot, dead_letter: str, dead_letter_bytes: int, ingest: str) -> None:
+    def __init__(
+        self, aim: Aim, numbers: ClusterNumbers, dead_letter: str, dead_letter_bytes: int, ingest: str
+    ) -> None:
+        snapshot = aim.snapshot
+        self.aim = aim
         self.snapshot = snapshot
         self.dead_letter = dead_letter
         self.dead_letter_bytes = dead_letter_bytes
         """What the dead-letter topic takes at most."""
         self.ingest = ingest
-        self.topics = [snapshot.clusters[name].topic for name in snapshot.names]
-        self.partitions = np.array([snapshot.clusters[n].partitions for n in snapshot.names], dtype=np.int64)
+        self.topics = list(numbers.topics)
         self.added = _Added(f"{snapshot.epoch}.{snapshot.version}".encode())
         """Headers that a forwarded request gets: by type name, then shard."""
-
-
-class _Columns:
-    """A batch by columns: one list per part of its records, read once."""
-
-    def __init__(self, batch: Sequence[Request]) -> None:
-        self.values = [record.value() for record in batch]
-        self.keys = [record.key() for record in batch]
-        self.headers = [record.headers() for record in batch]
-        self.timestamps = [record.timestamp()[1] for record in batch]
-
-    def keep(self, indices: list[int]) -> None:
-        """Drops all records but these."""
-        self.values = [self.values[index] for index in indices]
-        self.keys = [self.keys[index] for index in indices]
-        self.headers = [self.headers[index] for index in indices]
-        self.timestamps = [self.timestamps[index] for index in indices]
 
 
 Reading = tuple[int, int, str]
 """(series index, hash, type name)."""
 
 
+class _Batch:
+    """A batch by columns, read once: the good requests in arrays, and why the others are bad."""
+
+    def __init__(self, records: Sequence[Request], routes: Routes, reader: KeyReader) -> None:
+        self.partitions = [record.partition() for record in records]
+        self.offsets = [record.offset() for record in records]
+        self.values = [record.value() for record in records]
+        self.keys = [record.key() for record in records]
+        self.headers = [record.headers() for record in records]
+        self.timestamps = [record.timestamp()[1] for record in records]
+        readings: list[Reading] = []
+        self.bad: dict[int, BadRequestError] = {}
+        """Index in the batch -> why; in order."""
+        rest = map(reader.read, self.values, self.keys, self.headers)
+        while True:
+            try:
+                readings.extend(rest)  # keeps what came before an error, and `rest` goes on after it
+                break
+            except BadRequestError as error:
+                self.bad[len(readings) + len(self.bad)] = error
+        self.names: Sequence[str]
+        series, hashes, self.names = zip(*readings, strict=True) if readings else ((), (), ())
+        self.row = np.arange(len(records), dtype=np.int64)
+        """int64[good]: index in the batch of each good request; so are all arrays."""
+        if self.bad:
+            self.row = np.delete(self.row, list(self.bad))
+        self.partition = np.array(self.partitions, dtype=np.int64)[self.row]
+        self.offset = np.array(self.offsets, dtype=np.int64)[self.row]
+        self.series = np.array(series, dtype=np.int64)
+        self.shard, self.slot = place(np.array(hashes, dtype=np.uint64), routes.snapshot.shards)
+        self.owner = routes.aim.owners[self.slot].astype(np.int64)
+        self.free = reader.free[self.series]
+        self.send = np.ones(len(self.row), dtype=np.bool_)
+        self.take = self.send.copy()
+        self.skipped: set[int] = set()
+        """Good requests that the predecessor has decided about."""
+        self.unproven = 0
+        self.positions = {
+            number: last + 1 for number, last in dict(zip(self.partitions, self.offsets, strict=True)).items()
+        }
+        self.cut: dict[int, int] = {}
+
+    def held(self, row: int) -> HeldRequest:
+        """Returns a good request as it is held."""
+        index = int(self.row[row])
+        return HeldRequest(
+            offset=self.offsets[index],
+            slot=int(self.slot[row]),
+            type_name=self.names[row],
+            value=self.values[index],
+            key=self.keys[index],
+            headers=self.headers[index],
+            timestamp_ms=self.timestamps[index],
+        )
+
+    def drop_from(self, partition: int, offset: int) -> None:
+        """Leaves a partition's requests from `offset` on undecided."""
+        late = (self.partition == partition) & (self.offset >= offset)
+        self.send[late] = self.take[late] = False
+        self.forget_bad(partition, lambda other: other >= offset)
+        self.positions[partition] = self.cut[partition] = offset
+
+    def forget_bad(self, partition: int, which: Callable[[int], bool]) -> None:
+        """Drops the bad requests of a partition whose offset is such."""
+        for index in [i for i in self.bad if self.partitions[i] == partition and which(self.offsets[i])]:
+            del self.bad[index]
+
+
 def route(
-    batch: Sequence[Request], routes: Routes, reader: KeyReader, condemned: Mapping[Place, Condemned]
-) -> Routed:
-    """Returns what the batch causes under this mapping; requests in `condemned` become dead letters."""
-    partitions = [record.partition() for record in batch]
-    places = list(zip(partitions, [record.offset() for record in batch], strict=True))
-    columns = _Columns(batch)
-    readings, bad = _read(columns, places, reader, condemned)
-    dead = [DeadLetter(*places[index], error.bad, str(error)) for index, error in bad.items()]
-    letters = [
-        _letter(batch[index], letter, routes, condemned.get(places[index]))
-        for index, letter in zip(bad, dead, strict=True)
-    ]
-    if bad:
-        good = [index for index in range(len(batch)) if index not in bad]
-        columns.keep(good)
-        partitions = [partitions[index] for index in good]
-    series, hashes, names = zip(*readings, strict=True) if readings else ((), (), ())
-    shard, slot = place(np.array(hashes, dtype=np.uint64), routes.snapshot.shards)
-    owner = routes.snapshot.owners[slot].astype(np.int64)
-    target = slot % routes.partitions[owner]
-    timestamps = np.maximum(np.array(columns.timestamps, dtype=np.int64), 0)
-    sizes = [
-        len(value or b"") + len(key or b"") for value, key in zip(columns.values, columns.keys, strict=True)
-    ]
-    outgoing = _forward(columns, names, (shard, owner, target, timestamps), routes)
-    return Routed(
-        records=len(batch),
-        places=places,
-        offsets={partition: offset + 1 for partition, offset in dict(places).items()},
-        outgoing=outgoing + letters,
-        dead=dead,
-        partition=np.array(partitions, dtype=np.int64),
-        series=np.array(series, dtype=np.int64),
-        slot=slot,
-        owner=owner,
-        target=target,
-        timestamp_ms=timestamps,
-        size=np.array(sizes, dtype=np.int64),
-    )
-
-
-def _read(
-    columns: _Columns, places: list[Place], reader: KeyReader, condemned: Mapping[Place, Condemned]
-) -> tuple[list[Reading], dict[int, BadRequestError]]:
-    """Returns the readings of the good records, in order, and by index why the others are bad."""
-    readings: list[Reading] = []
-    bad: dict[int, BadRequestError] = {}
-    rest = map(reader.read, columns.values, columns.keys, columns.headers)
-    while True:
-        try:
-            readings.extend(rest)  # keeps what came before an error, and `rest` goes on after it
-            break
-        except BadRequestError as error:
-            bad[len(readings) + len(bad)] = error
-    if not condemned:
-        return readings, bad
-    good = [index for index in range(len(places)) if index not in bad]
-    kept = []
-    for index, reading in zip(good, readings, strict=True):
-        why = condemned.get(places[index])
-        if why is None:
-            kept.append(reading)
-        else:
-            bad[index] = BadRequestError(why.bad, why.reason)
-    return kept, dict(sorted(bad.items()))
-
-
-def _forward(
-    columns: _Columns,
-    names: Sequence[str],
-    numbers: tuple[npt.NDArray[np.int64], ...],
+    records: Sequence[Request],
     routes: Routes,
-) -> list[Outgoing]:
-    """Returns what is produced; `numbers`: shard, owner, output partition, timestamp of each record."""
-    topics, added = routes.topics, routes.added
-    rows = zip(
-        names,
-        columns.values,
-        columns.keys,
-        columns.headers,
-        *(column.tolist() for column in numbers),
-        strict=True,
-    )
-    return [
-        (topics[owner], value, key, partition, stamp, own + added[name][shard] if own else added[name][shard])
-        for name, value, key, own, shard, owner, partition, stamp in rows
+    reader: KeyReader,
+    handoffs: Handoffs,
+    condemned: Mapping[Place, Condemned] = NOT_CONDEMNED,
+    most_released: int = UNLIMITED,
+) -> Routed:
+    """Returns what a batch causes: every request is sent, held or dead-lettered, in order per slot.
+
+    1. Read type and key and look up the owner of each slot; 2. let the handoffs of the partitions
+    judge, where something is on its way; 3. dead-letter what the broker refused before; 4. send: what
+    was released from hold first, then the rest, then dead letters.
+    """
+    batch = _Batch(records, routes, reader)
+    for partition in batch.positions:
+        if not handoffs.active[partition].quiet:
+            _judge(batch, partition, handoffs, condemned)
+        handoffs.active[partition].decided(batch.positions[partition])
+    if condemned:
+        _condemn(batch, condemned)
+    released = handoffs.take_released(most_released)
+    dead = [
+        DeadLetter(batch.partitions[index], batch.offsets[index], error.bad, str(error))
+        for index, error in sorted(batch.bad.items())
     ]
+    letters = [
+        _letter(records[index], letter, routes, condemned.get((letter.partition, letter.offset)))
+        for index, letter in zip(sorted(batch.bad), dead, strict=True)
+    ]
+    sent, outgoing, origins = _send(batch, released, routes, handoffs)
+    return Routed(
+        records=len(records),
+        origins=origins + [(letter.partition, letter.offset) for letter in dead],
+        outgoing=outgoing + letters,
+        positions=batch.positions,
+        cut=batch.cut,
+        dead=dead,
+        taken=_take(batch),
+        sent=sent,
+        unproven=batch.unproven,
+    )
+
+
+def _judge(batch: _Batch, partition: int, handoffs: Handoffs, condemned: Mapping[Place, Condemned]) -> None:
+    """Applies the verdict of one partition's handoff, and holds what is to be held while there is room."""
+    handoff = handoffs.active[partition]
+    rows = np.flatnonzero(batch.partition == partition)
+    verdict = handoff.judge(batch.offset[rows], batch.slot[rows], batch.free[rows])
+    batch.owner[rows] = verdict.owner
+    batch.send[rows] = ~(verdict.hold | verdict.skip)
+    batch.take[rows] = batch.offset[rows] >= handoff.resumed
+    batch.forget_bad(partition, lambda offset: offset < handoff.resumed)
+    batch.skipped.update(rows[verdict.skip].tolist())
+    holding = rows[verdict.hold].tolist()
+    if condemned:
+        holding = [row for row in holding if (partition, int(batch.offset[row])) not in condemned]
+    requests = [batch.held(row) for row in holding]
+    room = handoffs.room(partition, requests)
+    if room < len(requests):
+        batch.drop_from(partition, requests[room].offset)
+    for request in requests[:room]:
+        handoff.hold(request)
+    unproven = batch.send[rows] & verdict.unproven
+    batch.unproven += int(unproven.sum())
+
+
+def _condemn(batch: _Batch, condemned: Mapping[Place, Condemned]) -> None:
+    """Turns good requests that the broker refused before into bad ones, but for those skipped or cut."""
+    for row, index in enumerate(batch.row.tolist()):
+        place = (batch.partitions[index], batch.offsets[index])
+        why = condemned.get(place)
+        cut = batch.cut.get(place[0])
+        if why is None or row in batch.skipped or (cut is not None and place[1] >= cut):
+            continue
+        batch.send[row] = batch.take[row] = False
+        batch.bad[index] = BadRequestError(why.bad, why.reason)
+
+
+def _take(batch: _Batch) -> Taken:
+    """Returns the arrivals of a batch."""
+    stamps = np.maximum(np.array(batch.timestamps, dtype=np.int64), 0)[batch.row]
+    sizes = [len(value or b"") + len(key or b"") for value, key in zip(batch.values, batch.keys, strict=True)]
+    size = np.array(sizes, dtype=np.int64)[batch.row]
+    columns = [batch.partition, batch.series, batch.slot, stamps, size]
+    if not batch.take.all():
+        columns = [column[batch.take] for column in columns]
+    return Taken(*columns)
+
+
+def _send(
+    batch: _Batch, released: list[tuple[int, HeldRequest]], routes: Routes, handoffs: Handoffs
+) -> tuple[Sent, list[Outgoing], list[Place]]:
+    """Returns what is forwarded, as columns and as what is produced, and where each came from."""
+    target = batch.slot % routes.aim.partitions[batch.owner]
+    columns: list[Sequence[Any]] = [batch.values, batch.keys, batch.headers, batch.timestamps, batch.names]
+    numbers = [batch.partition, batch.slot, batch.owner, target]
+    ordered, shard = ~batch.free, batch.shard
+    origins = list(zip(batch.partitions, batch.offsets, strict=True))
+    if len(batch.row) < len(origins) or not batch.send.all():
+        rows = batch.row[batch.send].tolist()
+        columns = [[column[row] for row in rows] for column in columns[:4]]
+        columns.append([batch.names[row] for row in np.flatnonzero(batch.send).tolist()])
+        numbers = [column[batch.send] for column in numbers]
+        ordered, shard = ordered[batch.send], shard[batch.send]
+        origins = [origins[row] for row in rows]
+    topics, added = routes.topics, routes.added
+    lists = (shard.tolist(), numbers[2].tolist(), numbers[3].tolist())
+    outgoing: list[Outgoing] = [
+        (topics[to], value, key, number, stamp, own + added[name][part] if own else added[name][part])
+        for value, key, own, stamp, name, part, to, number in zip(*columns, *lists, strict=True)
+    ]
+    if not released:
+        return _sent(numbers, ordered), outgoing, origins
+    first, early = _release(released, routes, handoffs)
+    batch.unproven += sum(handoffs.active[p].unproven([request.slot]) for p, request in released)
+    joined = [np.concatenate([one, other]) for one, other in zip(first, numbers, strict=True)]
+    sent = _sent(joined, np.concatenate([np.ones(len(released), dtype=np.bool_), ordered]))
+    return sent, early + outgoing, [(place, request.offset) for place, request in released] + origins
+
+
+def _sent(numbers: list[Ints], ordered: Bools) -> Sent:
+    partition, slot, owner, target = numbers
+    return Sent(partition, slot, owner, target, ordered)
+
+
+def _release(
+    released: list[tuple[int, HeldRequest]], routes: Routes, handoffs: Handoffs
+) -> tuple[list[Ints], list[Outgoing]]:
+    """Returns the released requests as columns of `Sent`, and as what is produced."""
+    partition = np.array([place for place, _ in released], dtype=np.int64)
+    slot = np.array([request.slot for _, request in released], dtype=np.int64)
+    owner = np.array([handoffs.active[p].owner(request.slot) for p, request in released], dtype=np.int64)
+    target = slot % routes.aim.partitions[owner]
+    outgoing: list[Outgoing] = []
+    for (_, request), to, number in zip(released, owner.tolist(), target.tolist(), strict=True):
+        added = routes.added[request.type_name][request.slot // SLOTS]
+        headers = request.headers + added if request.headers else added
+        outgoing.append(
+            (routes.topics[to], request.value, request.key, number, request.timestamp_ms, headers)
+        )
+    return [partition, slot, owner, target], outgoing
 
 
 def _letter(record: Request, dead: DeadLetter, routes: Routes, condemned: Condemned | None) -> Outgoing:

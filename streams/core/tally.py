@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from schemas.records import SLOTS, Counts, LoadHistory, LoadReport, OffsetRange, PartitionLoad
+from schemas.records import SLOTS, Counts, HandoffLoad, LoadHistory, LoadReport, OffsetRange, PartitionLoad
+from streams.core.fences import ClusterNumbers, Ints
 from streams.core.routing import Routed
 
-Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 HOT_SLOTS = 64
 """Busiest slots that a report names; more would not change a plan of 16 moves."""
@@ -23,6 +24,7 @@ COMPACT_RECORDS = 50_000
 """Requests kept singly before they are summed: some MB, and rare."""
 
 NOTHING = np.zeros(0, dtype=np.int64)
+NO_HANDOFFS = HandoffLoad()
 
 
 class Sums:
@@ -101,29 +103,37 @@ class Tally:
                 span.owned = False
 
     def add(
-        self, routed: Routed, names: Sequence[str], partitions: Ints, model_s: npt.NDArray[np.float64]
+        self, routed: Routed, positions: Mapping[int, int], numbers: ClusterNumbers, model_s: Floats
     ) -> None:
-        """Counts a committed batch: `names`, `partitions` of the clusters, model time of each request."""
+        """Counts a committed batch; `positions` up to which it decided, model time of each arrival.
+
+        A held request arrives when it is held: that is when its load came, and its offset is passed.
+        """
         self._dead += len(routed.dead)
-        code = routed.series * self.shards + routed.slot // SLOTS
-        for partition, offset in routed.offsets.items():
+        taken, sent = routed.taken, routed.sent
+        code = taken.series * self.shards + taken.slot // SLOTS
+        for partition, offset in positions.items():
             span = self._active[partition]
             span.position = offset
-            mine = routed.partition == partition
+            mine = taken.partition == partition
             span.counts.add(code[mine])
             span.requests += int(mine.sum())
-            span.bytes += int(routed.size[mine].sum())
-        self._slots.add(routed.slot)
+            span.bytes += int(taken.size[mine].sum())
+        self._slots.add(taken.slot)
         step = np.floor(model_s / self.step_s).astype(np.int64)
         self._steps.add(step * (len(self.series) * self.shards) + code)
-        for index in np.unique(routed.owner).tolist():
-            count = int(partitions[index])
-            new = np.bincount(routed.target[routed.owner == index], minlength=count)
-            old = self._targets.get(names[index])
-            self._targets[names[index]] = new if old is None or len(old) != len(new) else old + new
+        for index in np.unique(sent.owner).tolist():
+            name, count = numbers.names[index], numbers.partitions[index]
+            new = np.bincount(sent.target[sent.owner == index], minlength=count)
+            old = self._targets.get(name)
+            self._targets[name] = new if old is None or len(old) != len(new) else old + new
 
     def report(
-        self, window: tuple[float, float], version: tuple[int, int], lag: Callable[[int, int], int]
+        self,
+        window: tuple[float, float],
+        version: tuple[int, int],
+        lag: Callable[[int, int], int],
+        handoffs: HandoffLoad = NO_HANDOFFS,
     ) -> LoadReport:
         """Returns the report of what was committed since the last one; `lag` of (partition, position)."""
         partitions = [self._partition_load(span, lag) for span in self._spans]
@@ -140,6 +150,7 @@ class Tally:
             clusters={name: column.tolist() for name, column in sorted(self._targets.items())},
             hot_slots=[(int(slots[place]), int(counts[place])) for place in hottest],
             dead_letters=self._dead,
+            handoffs=handoffs,
         )
         self._targets, self._dead = {}, 0
         self._drop_ended()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from hypothesis import given
@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from schemas.errors import HEADER_ERROR, HEADER_SOURCE, BadRequest
 from schemas.records import SLOTS, ClusterState, MappedCluster
+from streams.core.fences import ClusterNumbers
+from streams.core.handoff import Base, HandoffSettings
+from streams.core.handoffs import Handoffs, aim_of
 from streams.core.keys import KeyReader, KeyRules, RequestType, locate, parse_field
 from streams.core.mapping import Snapshot, SnapshotBuilder, first_mapping
-from streams.core.poison import Condemned, Keep
+from streams.core.poison import Condemned, Keep, Place
 from streams.core.routing import Header, Routed, Routes, route
 from streams.core.tally import Tally, arrival_times
 
@@ -45,8 +48,23 @@ def snapshot() -> Snapshot:
 
 
 SNAPSHOT = snapshot()
-ROUTES = Routes(SNAPSHOT, "dead", 10_000, "in")
+NUMBERS = ClusterNumbers()
+ROUTES = Routes(aim_of(SNAPSHOT, NUMBERS), NUMBERS, "dead", 10_000, "in")
 READER = KeyReader(RULES)
+
+
+def settled_handoffs() -> Handoffs:
+    """Partitions 0 to 2, in which nothing is on its way."""
+    handoffs = Handoffs(HandoffSettings(), NUMBERS)
+    handoffs.change(ROUTES.aim, 0.0)
+    for partition in range(3):
+        handoffs.begin(partition, 0, None, Base(), 0.0)
+    return handoffs
+
+
+def routed_of(batch: list[Record], condemned: dict[Place, Condemned] | None = None) -> Routed:
+    """The batch routed under a mapping that stands still."""
+    return route(batch, ROUTES, READER, settled_handoffs(), condemned or {})
 
 
 @dataclass(frozen=True)
@@ -95,7 +113,7 @@ batches = st.lists(
 @given(batches)
 def test_every_request_is_forwarded_or_dead_lettered_once_and_unchanged(batch: list[Record]) -> None:
     """Value, key and headers are kept; forwarded ones in ingest order; offsets are the next to read."""
-    routed = route(batch, ROUTES, READER, {})
+    routed = routed_of(batch)
     dead = {letter.offset for letter in routed.dead}
     expected = [r for r in batch if r.number not in dead] + [r for r in batch if r.number in dead]
     assert len(routed.outgoing) == len(batch)
@@ -104,9 +122,10 @@ def test_every_request_is_forwarded_or_dead_lettered_once_and_unchanged(batch: l
         assert (value, key) == (record.body, record.record_key)
         assert headers[: len(record.own)] == record.own
         assert len(headers) == len(record.own) + 3
-    assert routed.offsets == {record.place: record.number + 1 for record in batch}
-    assert routed.records == len(batch) == len(routed.places)
-    columns = (routed.partition, routed.series, routed.owner, routed.target, routed.timestamp_ms, routed.size)
+    assert routed.positions == {record.place: record.number + 1 for record in batch}
+    assert routed.records == len(batch)
+    assert routed.origins == [(record.place, record.number) for record in expected]
+    columns = [getattr(part, field.name) for part in (routed.taken, routed.sent) for field in fields(part)]
     assert {len(column) for column in columns} == {len(batch) - len(dead)}
 
 
@@ -114,8 +133,8 @@ def test_every_request_is_forwarded_or_dead_lettered_once_and_unchanged(batch: l
 def test_a_key_goes_to_its_slots_owner_and_partition(keys: list[int | str]) -> None:
     """The same place that `locate` names for `foreshard key shard`."""
     batch = [Record(n, json.dumps({"type": "update", "id": key}).encode()) for n, key in enumerate(keys)]
-    routed = route(batch, ROUTES, READER, {})
-    for key, outgoing, slot in zip(keys, routed.outgoing, routed.slot.tolist(), strict=True):
+    routed = routed_of(batch)
+    for key, outgoing, slot in zip(keys, routed.outgoing, routed.sent.slot.tolist(), strict=True):
         shard, expected = locate(RULES, "update", [key])
         owner = SNAPSHOT.owner(expected)
         assert (slot, slot // SLOTS) == (expected, shard)
@@ -130,7 +149,7 @@ def test_a_key_goes_to_its_slots_owner_and_partition(keys: list[int | str]) -> N
 
 def test_a_bad_request_says_what_and_where() -> None:
     """Code, reason and source are headers of the dead letter."""
-    routed = route([Record(41, b"{", b"k", [("a", b"1")], place=2)], ROUTES, READER, {})
+    routed = routed_of([Record(41, b"{", b"k", [("a", b"1")], place=2)])
     (letter,) = routed.dead
     headers = dict(routed.outgoing[0][5])
     assert (letter.bad, letter.partition, letter.offset) == (BadRequest.NOT_JSON, 2, 41)
@@ -141,16 +160,16 @@ def test_a_letter_keeps_its_value_only_where_it_fits() -> None:
     """By the topic's limit, or when the broker has refused it before."""
     large, small = Record(0, b"{" * 10_000), Record(1, b"{")
     condemned = {(0, 1): Condemned(BadRequest.TOO_LARGE, "why", Keep.NO_VALUE)}
-    routed = route([large, small], ROUTES, READER, condemned)
+    routed = routed_of([large, small], condemned)
     assert [outgoing[1] for outgoing in routed.outgoing] == [None, None]
-    least = route([small], ROUTES, READER, {(0, 1): Condemned(BadRequest.TOO_LARGE, "why", Keep.OUR_HEADERS)})
+    least = routed_of([small], {(0, 1): Condemned(BadRequest.TOO_LARGE, "why", Keep.OUR_HEADERS)})
     assert (least.outgoing[0][1:3], len(least.outgoing[0][5])) == ((None, None), 3)
 
 
 def test_a_condemned_request_is_dead_lettered_although_it_could_be_read() -> None:
     """The broker refused it: what it refused is the reason."""
     good = Record(5, b'{"type": "update", "id": 1}')
-    routed = route([good], ROUTES, READER, {(0, 5): Condemned(BadRequest.TOO_LARGE, "5 MB")})
+    routed = routed_of([good], {(0, 5): Condemned(BadRequest.TOO_LARGE, "5 MB")})
     assert [(letter.bad, letter.reason) for letter in routed.dead] == [(BadRequest.TOO_LARGE, "5 MB")]
     assert routed.outgoing[0][1] == good.body
 
@@ -159,9 +178,10 @@ def tallied(batches_of: list[list[Record]]) -> tuple[Tally, list[Routed]]:
     """A tally of these batches of partition 0, counted at model time 1,000 s."""
     tally = Tally("r", RULES.series, RULES.shards, 30.0)
     tally.begin(0, 0)
-    routed = [route(batch, ROUTES, READER, {}) for batch in batches_of]
+    routed = [routed_of(batch) for batch in batches_of]
     for one in routed:
-        tally.add(one, SNAPSHOT.names, ROUTES.partitions, arrival_times(one.timestamp_ms, 0.0, 1.0, 1_000.0))
+        times = arrival_times(one.taken.timestamp_ms, 0.0, 1.0, 1_000.0)
+        tally.add(one, one.positions, NUMBERS, times)
     return tally, routed
 
 
@@ -176,13 +196,13 @@ def test_reports_count_every_request_once_and_their_ranges_join_up(users: list[i
     shards: Counter[int] = Counter()
     targets: Counter[tuple[str, int]] = Counter()
     for number, part in enumerate(parts):
-        routed = route(part, ROUTES, READER, {})
-        times = arrival_times(routed.timestamp_ms, 0.0, 1.0, 1_000.0)
-        tally.add(routed, SNAPSHOT.names, ROUTES.partitions, times)
+        routed = routed_of(part)
+        times = arrival_times(routed.taken.timestamp_ms, 0.0, 1.0, 1_000.0)
+        tally.add(routed, routed.positions, NUMBERS, times)
         reports.append(tally.report((number * 5.0, number * 5.0 + 5.0), (3, 1), lambda _p, _o: 7))
-        shards.update((routed.slot // SLOTS).tolist())
-        pairs = zip(routed.owner.tolist(), routed.target.tolist(), strict=True)
-        targets.update((SNAPSHOT.names[owner], target) for owner, target in pairs)
+        shards.update((routed.taken.slot // SLOTS).tolist())
+        pairs = zip(routed.sent.owner.tolist(), routed.sent.target.tolist(), strict=True)
+        targets.update((NUMBERS.names[owner], target) for owner, target in pairs)
     spans = [(report.partitions[0].from_offset, report.partitions[0].to_offset) for report in reports]
     assert [span[0] for span in spans] == [0, *(span[1] for span in spans[:-1])]
     assert spans[-1][1] == len(users)
@@ -231,4 +251,4 @@ def test_the_busiest_slots_are_named() -> None:
     users = [1] * 5 + [2] * 3 + [3]
     tally, routed = tallied([[Record(n, b'{"type": "update", "id": %d}' % u) for n, u in enumerate(users)]])
     report = tally.report((0.0, 5.0), (3, 1), lambda _p, _o: 0)
-    assert report.hot_slots[:2] == [(int(routed[0].slot[0]), 5), (int(routed[0].slot[5]), 3)]
+    assert report.hot_slots[:2] == [(int(routed[0].taken.slot[0]), 5), (int(routed[0].taken.slot[5]), 3)]

@@ -202,6 +202,17 @@ class Site:
             {"bootstrap.servers": self.bootstrap, "group.id": self.prefix + group, "log_level": 2}
         )
 
+    def commit_group(self, cluster: str) -> None:
+        """Commits the end of every partition of a cluster's topic for its group, as its backend would."""
+        consumer = Consumer(
+            {"bootstrap.servers": self.bootstrap, "group.id": f"{cluster}-group", "log_level": 2}
+        )
+        places = [TopicPartition(self.topic(cluster), number) for number in range(CLUSTER_PARTITIONS)]
+        for place in places:
+            _, place.offset = consumer.get_watermark_offsets(place, 10)
+        consumer.commit(offsets=places, asynchronous=False)
+        consumer.close()
+
     def values(self, topic: str) -> list[bytes | None]:
         """Returns the values of partition 0 of a topic, up to its end."""
         consumer = self.group_consumer("values")

@@ -335,11 +335,14 @@ def test_new_mapping_takes_effect_and_the_note_says_so(site: Site) -> None:
     watcher = site.group_consumer("router")
     places = [TopicPartition(site.ingest, partition) for partition in range(INGEST_PARTITIONS)]
 
-    def versions() -> list[int]:
+    def versions() -> list[tuple[int, int]]:
         notes = [decode_note(place.metadata) for place in watcher.committed(places, 5)]
-        return [note.newest for note in notes if note is not None]
+        return [(note.settled, note.newest) for note in notes if note is not None]
 
-    wait_for("every partition's note names version 2", lambda: versions() == [2] * INGEST_PARTITIONS)
+    wait_for("notes name version 2", lambda: [newest for _, newest in versions()] == [2] * INGEST_PARTITIONS)
+    assert (1, 2) in versions()  # the old cluster has not committed what it got
+    site.commit_group(record.home)
+    wait_for("version 2 is settled", lambda: versions() == [(2, 2)] * INGEST_PARTITIONS)
     producer.produce(site.ingest, **request(1, user=5))
     producer.flush()
     reader.until(2)
