@@ -82,7 +82,7 @@ def check(inputs: PlanInput, made: Plan, limits: PlannerSettings) -> None:
         assert target.state is ClusterState.ACTIVE
         assert not target.closed
         assert source.known or source.state is not ClusterState.ACTIVE
-        assert move.shard not in inputs.pending
+        assert move.shard not in inputs.pending or source.state is ClusterState.DOWN
         if move.reason not in LEAVING:
             arrived = inputs.arrived.get((move.shard, move.source))
             assert arrived is None or NOW - arrived >= limits.cooldown_s
