@@ -116,8 +116,10 @@ class RouterSection(Section):
 
 
 class BalancerSection(Section):
-    """Durations are seconds of model time unless the example says wall time; the others are fractions of
-    available capacity, or counts."""
+    """Durations are seconds of model time, or of wall time where the example says so.
+
+    The others are fractions of available capacity, or counts.
+    """
 
     round_s: Seconds = 10
     latency_objective_s: Seconds = 1.0
