@@ -37,8 +37,8 @@ format: env ## put the sources into the form that check wants
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench-router: env ## routing against a bare consume-and-produce loop, same run, same guarantee
-	@$(BIN)/foreshard bench router $(ARGS)
+bench-router: env ## routing against Kafka Streams, Quix, Faust and a bare loop, about 45 min (ARGS=--quick: 10)
+	@$(BIN)/foreshard bench router --json bench/results/router-$$(date +%F).json $(ARGS)
 
 lock: ## newest versions that pyproject.toml allows, written to deploy/constraints.txt
 	@rm -rf .work/lock && $(PYTHON) -m venv .work/lock

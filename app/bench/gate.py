@@ -17,6 +17,7 @@ from app.bench.stage import (
     CLUSTER_PARTITIONS,
     INGEST_PARTITIONS,
     MAPPING_HEADER,
+    NAME,
     Job,
     Stage,
     clusters,
@@ -28,7 +29,7 @@ from schemas.errors import ForeshardError
 from streams.core.mapping import Snapshot
 from streams.core.routing import HEADER_MAPPING, HEADER_SHARD, HEADER_TYPE
 
-INGEST = "bench.gate"
+INGEST = f"{NAME}.gate"
 REQUESTS = 20_000
 SIZE_BYTES = 220
 
@@ -75,7 +76,7 @@ class Gate:
     def check(self, variant: Variant, environment: Environment) -> None:
         """Raises ForeshardError where what the variant wrote differs from what it was given."""
         stage = self._stage
-        job = Job(variant, INGEST, f"bench-gate-{variant.name}")
+        job = Job(variant, INGEST, f"{NAME}-gate-{variant.name}")
         ends = stage.end_offsets(output_places())
         self._run(job, environment)
         starts = [TopicPartition(topic, number, offset) for (topic, number), offset in ends.items()]
@@ -169,7 +170,7 @@ def read(bootstrap: str, starts: list[TopicPartition]) -> list[Delivered]:
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
-            "group.id": "bench-gate-reader",
+            "group.id": f"{NAME}-gate-reader",
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "enable.partition.eof": True,

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.bench.peers import ROOT, Environment
+from app.bench.percentiles import SHARES
 from app.bench.running import Running, Watcher, running
-from app.bench.stage import Job, Stage, clusters
+from app.bench.stage import INGEST_PARTITIONS, NAME, Job, Stage, clusters
 from schemas.errors import ForeshardError
 
 SIZE_BYTES = 220
@@ -22,12 +23,14 @@ SHARE_OF_MAXIMUM = 0.7
 SETTLE_S = 3.0
 """Seconds at the rate before anything counts."""
 MEASURE_S = 20.0
-START_S = 2.0
+START_S = 3.0
 """Seconds until producer and consumer are there."""
 ALL_READ = 10_000
 """Requests/s up to which the consumer reads every cluster; above it one of eight: reading costs CPU too."""
 FELL_BEHIND_S = 1.0
 """A backlog of more than this at the end of a phase: the variant did not keep up."""
+KEPT_RATE = 0.98
+"""Share of the rate that the producer must have reached: it too needs CPU."""
 WARM_S = 180.0
 PHASE_S = MEASURE_S + 60.0
 
@@ -79,32 +82,50 @@ def _await(processes: Running, watcher: Watcher, count: int) -> None:
 
 def _phase(stage: Stage, job: Job, watcher: Watcher, rate: float, before: int) -> tuple[Phase, int]:
     """Returns the phase and how many requests were sent; `before` were there already."""
-    begin_ns = time.monotonic_ns() + int(START_S * 1e9)
-    count_from_ns = begin_ns + int(SETTLE_S * 1e9)
-    end_ns = count_from_ns + int(MEASURE_S * 1e9)
-    names = list(clusters().values()) if rate <= ALL_READ else list(clusters().values())[:1]
-    given = {
-        "bootstrap": stage.bootstrap,
-        "ingest": job.ingest,
-        "size_bytes": SIZE_BYTES,
-        "rate": rate,
-        "places": [[cluster.topic, number] for cluster in names for number in range(cluster.partitions)],
-        "begin_ns": begin_ns,
-        "count_from_ns": count_from_ns,
-        "end_ns": end_ns,
-    }
+    named = list(clusters().values()) if rate <= ALL_READ else list(clusters().values())[:1]
+    places = [(cluster.topic, number) for cluster in named for number in range(cluster.partitions)]
+    given = _given(stage, job.ingest, places, rate)
     reader = _start("app.bench.live_reader", given)
     producer = _start("app.bench.live_producer", given)
     sent = _result(producer)
     backlog = before + sent["sent"] - (watcher.committed() or 0)
     read = _result(reader)
+    reached = sent["sent"] / sent["seconds"]
     phase = Phase(
-        requests_per_s=sent["sent"] / sent["seconds"],
-        latency_ms={name: read[name] for name in ("p50", "p99", "p999")},
+        requests_per_s=reached,
+        latency_ms={name: read[name] for name in SHARES},
         counted=read["counted"],
-        kept_up=backlog < FELL_BEHIND_S * rate and sent["sent"] / sent["seconds"] > 0.98 * rate,
+        kept_up=backlog < FELL_BEHIND_S * rate and reached > KEPT_RATE * rate,
     )
     return phase, sent["sent"]
+
+
+def latency_floor(stage: Stage) -> dict[str, float]:
+    """Returns the percentiles, ms, of requests that nobody routes: producer, broker, consumer."""
+    topic = f"{NAME}.floor"
+    stage.make_ingest(topic)
+    given = _given(stage, topic, [(topic, number) for number in range(INGEST_PARTITIONS)], LOW_RATE)
+    reader = _start("app.bench.live_reader", given)
+    _result(_start("app.bench.live_producer", given))
+    read = _result(reader)
+    stage.delete_topic(topic)
+    return {name: read[name] for name in SHARES}
+
+
+def _given(stage: Stage, ingest: str, places: list[tuple[str, int]], rate: float) -> dict[str, Any]:
+    """Returns what producer and consumer are told: what, how fast, and when it counts (monotonic ns)."""
+    begin_ns = time.monotonic_ns() + int(START_S * 1e9)
+    count_from_ns = begin_ns + int(SETTLE_S * 1e9)
+    return {
+        "bootstrap": stage.bootstrap,
+        "ingest": ingest,
+        "size_bytes": SIZE_BYTES,
+        "rate": rate,
+        "places": places,
+        "begin_ns": begin_ns,
+        "count_from_ns": count_from_ns,
+        "end_ns": count_from_ns + int(MEASURE_S * 1e9),
+    }
 
 
 def _start(module: str, given: dict[str, Any]) -> subprocess.Popen[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 
 from app.bench.percentiles import percentiles
+from app.bench.stage import NAME
 from app.bench.workload import SENT_AT
 
 SILENCE_S = 2.0
@@ -22,7 +23,7 @@ def main() -> None:
     consumer = Consumer(
         {
             "bootstrap.servers": given["bootstrap"],
-            "group.id": "bench-live-reader",
+            "group.id": f"{NAME}-live-reader",
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "fetch.queue.backoff.ms": 1,

@@ -17,9 +17,12 @@ from app.bench.latency import Phase
 from app.bench.machine import machine, versions
 from app.bench.targets import targets
 from app.bench.throughput import Measure
-from app.bench.variants import Variant
+from app.bench.variants import WARM_JIT, Variant
 
 Row = dict[str, Any]
+
+QUIET_LOAD = 0.5
+"""Load average above which a machine is not quiet."""
 
 WIDTH = 160
 """Columns where the output is no terminal."""
@@ -33,6 +36,8 @@ class Results:
     """By variant and message size."""
     latency: dict[str, list[Phase]] = field(default_factory=dict)
     """At the low rate, then at a share of the variant's own maximum."""
+    latency_floor_ms: dict[str, float] = field(default_factory=dict)
+    """Producer to consumer without a router between them."""
     missing: dict[str, str] = field(default_factory=dict)
     """Variants whose environment could not be made, with the reason."""
     failed: dict[str, str] = field(default_factory=dict)
@@ -62,6 +67,7 @@ def report(results: Results, variants: Sequence[Variant], sizes: Sequence[int]) 
         "machine": machine(),
         "versions": versions(),
         "rows": rows,
+        "latency_floor_ms": results.latency_floor_ms,
         "missing": results.missing,
         "failed": results.failed,
         "targets": targets(rows) if rows else [],
@@ -102,6 +108,20 @@ def _phases(variant: Variant, size_bytes: int, results: Results) -> list[Phase]:
     """Returns the latencies that belong to the row: they are measured with the smallest size."""
     smallest = min(size for _, size in results.measures)
     return results.latency.get(variant.name, []) if size_bytes == smallest else []
+
+
+def cautions(variants: Sequence[Variant], messages: int, load: float) -> list[str]:
+    """Returns why the figures may not mean what they seem to; `load`: the load average before."""
+    found = []
+    java = any(variant.family == "streams" for variant in variants)
+    if java and WARM_JIT.within(messages).skip < WARM_JIT.skip:
+        found.append(
+            f"{messages:,} messages are too few to warm up a JVM: figures of Kafka Streams are too low; "
+            f"it takes {WARM_JIT.until:,}"
+        )
+    if load > QUIET_LOAD:
+        found.append(f"the machine was busy before the first run: load average {load:.1f}")
+    return found
 
 
 def add_ratios(rows: list[Row]) -> None:
@@ -146,6 +166,10 @@ def show(whole: dict[str, Any]) -> None:
         console = Console(highlight=False, width=WIDTH)
     console.print(_rows_table(whole["rows"]))
     console.print(_targets_table(whole["targets"]))
+    if whole["latency_floor_ms"]:
+        console.print(f"latency without a router, ms: {whole['latency_floor_ms']}", markup=False)
+    for caution in whole["cautions"]:
+        console.print(f"caution: {caution}", markup=False)
     for what in ("missing", "failed"):
         for name, reason in whole[what].items():
             console.print(f"{what}: {name}: {reason}", markup=False)

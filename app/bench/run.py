@@ -9,16 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from confluent_kafka import KafkaException
 from rich.console import Console
 
 from app.bench.gate import Gate
-from app.bench.latency import LOW_RATE, SHARE_OF_MAXIMUM, Phase, measure_latency
+from app.bench.latency import LOW_RATE, SHARE_OF_MAXIMUM, Phase, latency_floor, measure_latency
 from app.bench.latency import SIZE_BYTES as LATENCY_SIZE_BYTES
 from app.bench.peers import Environment, Missing
-from app.bench.report import Results, report, show, write
+from app.bench.report import Results, cautions, report, show, write
 from app.bench.running import environments
-from app.bench.stage import Job, Stage
+from app.bench.stage import NAME, Job, Stage
 from app.bench.throughput import measure
 from app.bench.variants import Variant
 from app.local_kafka import local_kafka
@@ -58,6 +59,8 @@ class Bench:
         for size in self.order.sizes:
             self._throughput(size)
         if self.order.latency:
+            self.results.latency_floor_ms = latency_floor(self.stage)
+            self.console.print(f"latency without a router, ms: {_named(self.results.latency_floor_ms)}")
             for variant in self._alive(main_only=True):
                 self._latency(variant)
 
@@ -76,7 +79,7 @@ class Bench:
 
     def _throughput(self, size: int) -> None:
         """Measures every variant `runs` times, each time in the opposite order."""
-        ingest = f"bench.requests.{size}"
+        ingest = f"{NAME}.requests.{size}"
         self.console.print(f"writing {self.order.messages:,} requests of {size} bytes ...")
         self.stage.write_requests(ingest, size, self.order.messages)
         main_only = size != self.order.sizes[0]
@@ -89,7 +92,7 @@ class Bench:
         self.stage.delete_topic(ingest)
 
     def _one_run(self, variant: Variant, size: int, number: int) -> None:
-        job = Job(variant, f"bench.requests.{size}", f"bench-{variant.name}-{size}-{number}")
+        job = Job(variant, f"{NAME}.requests.{size}", f"{NAME}-{variant.name}-{size}-{number}")
         found = measure(self.stage, job, self.homes[variant.name], self.order.messages)
         self.stage.clear_outputs()
         self.results.add(variant, size, found)
@@ -101,7 +104,7 @@ class Bench:
     def _warm_up(self, ingest: str, size: int) -> None:
         """Runs the first variant once without counting it."""
         for variant in self._alive():
-            job = Job(variant, ingest, f"bench-warm-up-{size}")
+            job = Job(variant, ingest, f"{NAME}-warm-up-{size}")
             measure(self.stage, job, self.homes[variant.name], min(WARM_UP, self.order.messages))
             self.stage.clear_outputs()
             return
@@ -110,7 +113,7 @@ class Bench:
         """Measures the latency at a low rate and at a share of the variant's own maximum."""
         highest = self.results.rate(variant, self.order.sizes[0])
         rates = [float(LOW_RATE), *([] if highest is None else [SHARE_OF_MAXIMUM * highest])]
-        job = Job(variant, f"bench.live.{variant.name}", f"bench-live-{variant.name}")
+        job = Job(variant, f"{NAME}.live.{variant.name}", f"{NAME}-live-{variant.name}")
         with self._surviving(variant):
             phases = measure_latency(self.stage, job, self.homes[variant.name], rates)
             self.results.latency[variant.name] = phases
@@ -141,15 +144,19 @@ class _Surviving:
 
 
 def _said(phase: Phase) -> str:
-    latency = ", ".join(f"{name} {value:,.1f}" for name, value in phase.latency_ms.items())
     behind = "" if phase.kept_up else ", DID NOT KEEP UP"
-    return f"latency at {phase.requests_per_s:,.0f} requests/s, ms: {latency}{behind}"
+    return f"latency at {phase.requests_per_s:,.0f} requests/s, ms: {_named(phase.latency_ms)}{behind}"
+
+
+def _named(latency_ms: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:,.1f}" for name, value in latency_ms.items())
 
 
 def run_bench_router(order: Order) -> bool:
     """Prints the report and writes it; returns whether every variant was there and did its work."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     began = time.monotonic()
+    load = psutil.getloadavg()[0]
     console.print("making the peers' environments ...")
     found = environments({variant.family for variant in order.variants})
     results = Results()
@@ -171,6 +178,8 @@ def run_bench_router(order: Order) -> bool:
         "minutes": round((time.monotonic() - began) / 60, 1),
         "latency_size_bytes": LATENCY_SIZE_BYTES,
         "command": order.command,
+        "load_average_before": round(load, 2),
+        "cautions": cautions(order.variants, order.messages, load),
     }
     if order.json_path is not None:
         write(order.json_path, whole)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from app.bench.variants import EOS, Variant
 from app.bench.workload import TYPE_FIELD, TYPES, Workload, flush, produce_all
 from app.config import load
+from schemas.errors import ForeshardError
 from schemas.records import ClusterState, MappedCluster
 from schemas.topics import DEAD_LETTER, LOAD, MAPPING, ROOM_BYTES
 from streams.core.keys import KeyRules, shard_table
@@ -22,6 +24,9 @@ from streams.mapping_topic import MappingWriter, plan_messages
 INGEST_PARTITIONS = 6
 CLUSTERS = 8
 CLUSTER_PARTITIONS = 6
+NAME = "foreshard-bench"
+"""How the names of all its topics and groups begin: what a run before has left of them is deleted."""
+
 MAPPING_HEADER = "1.1"
 """Epoch and version of the mapping that all variants but the moving one use."""
 
@@ -63,15 +68,15 @@ class Job:
     @property
     def prefix(self) -> str:
         """Returns the prefix of foreshard's own topics: a mapping that moves is one job's alone."""
-        return f"{self.group}." if self.variant.movement else f"bench.{self.variant.shards}."
+        return f"{self.group}." if self.variant.movement else f"{NAME}.{self.variant.shards}."
 
 
 def clusters() -> dict[str, MappedCluster]:
     """Returns the backend clusters by name."""
     return {
         f"c{number}": MappedCluster(
-            topic=f"bench.requests.c{number}",
-            group=f"bench-backend-c{number}",
+            topic=f"{NAME}.requests.c{number}",
+            group=f"{NAME}-backend-c{number}",
             partitions=CLUSTER_PARTITIONS,
             state=ClusterState.ACTIVE,
         )
@@ -88,6 +93,10 @@ def output_places() -> list[TopicPartition]:
     ]
 
 
+def _ours(topic: str) -> bool:
+    return topic.startswith(NAME)
+
+
 class Stage:
     """One broker, prepared: made once per benchmark."""
 
@@ -99,16 +108,27 @@ class Stage:
         )
         self.snapshots: dict[str, Snapshot] = {}
         """By prefix."""
+        self._forget()
         roomy = {"max.message.bytes": str(1_048_588 + ROOM_BYTES)}
         self._make([NewTopic(c.topic, c.partitions, 1, config=roomy) for c in clusters().values()])
 
+    def _forget(self) -> None:
+        """Deletes what another run has left on a broker that is not ours alone."""
+        groups = self.admin.list_consumer_groups().result(TOPIC_S).valid or []
+        old = [group.group_id for group in groups if group.group_id.startswith(NAME)]
+        for deleted in self.admin.delete_consumer_groups(old).values() if old else ():
+            deleted.result(TOPIC_S)
+        deadline = time.monotonic() + TOPIC_S
+        while topics := [name for name in self.admin.list_topics(timeout=TOPIC_S).topics if _ours(name)]:
+            for name in topics:
+                self.delete_topic(name)
+            if time.monotonic() > deadline:
+                raise ForeshardError(f"the broker does not delete {topics[0]}, of another run")
+            time.sleep(0.2)
+
     def _make(self, topics: list[NewTopic]) -> None:
         for made in self.admin.create_topics(topics).values():
-            try:
-                made.result(TOPIC_S)
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                    raise
+            made.result(TOPIC_S)
 
     def make_ingest(self, topic: str) -> None:
         """Makes an ingest topic."""

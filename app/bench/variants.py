@@ -23,9 +23,9 @@ class Window:
     until: int
 
     def within(self, messages: int) -> Window:
-        """Returns the window in a topic with so many messages: a quarter is skipped at most."""
+        """Returns the window in a topic with so many messages: a third of it is skipped at most."""
         until = min(self.until, int(messages * 0.95))
-        return Window(min(self.skip, until // 4), until)
+        return Window(min(self.skip, until // 3), until)
 
 
 FAST = Window(300_000, 1_500_000)
