@@ -52,11 +52,9 @@ class ExactlyOnce:
 class AtLeastOnce:
     """Flush, every delivery confirmed, then the offsets."""
 
-    def __init__(self, kafka: dict[str, Any], group: str) -> None:
-        settings = router_producer(kafka, group)
-        del settings["transactional.id"], settings["transaction.timeout.ms"]
+    def __init__(self, kafka: dict[str, Any], _group: str) -> None:
         report = {"delivery.report.only.error": True, "on_delivery": self._refused}
-        self.producer = Producer(settings | report)
+        self.producer = Producer(router_producer(kafka) | report)
 
     def _refused(self, error: KafkaError | None, _message: object) -> None:
         if error is not None:
