@@ -85,7 +85,12 @@ class Config:
 
     def instance(self, role: str, index: int) -> str:
         """Returns the stable name of a process: configured, else host and index."""
-        name = self.file.router.instance or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())
+        router = self.file.router
+        name = (
+            (role == "router" and router.instance_id)
+            or router.instance
+            or re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())
+        )
         return f"{name}-{role}-{index}"
 
 

@@ -20,6 +20,7 @@ from pydantic import (
 
 from schemas import topics
 from schemas.records import MAX_SHARDS, NAME_PATTERN
+from streams.core.handoff import HandoffSettings
 from streams.core.keys import KeyRules, RequestType, parse_field
 from streams.core.planner import PlannerSettings
 
@@ -110,9 +111,31 @@ class ClockSection(Section):
 
 
 class RouterSection(Section):
+    """Durations are seconds of wall time."""
+
     group: Annotated[str, Field(pattern=NAME_PATTERN)] = "foreshard-router"
     instance: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = ""
-    guarantee: Literal["exactly-once"] = "exactly-once"
+    instance_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = ""
+    guarantee: Literal["exactly-once", "at-least-once"] = "exactly-once"
+    first_wait_s: Seconds = 0.5
+    watch_s: Seconds = 2.0
+    hold_timeout_s: Seconds = 60
+    dead_grace_s: Annotated[float, Field(ge=0)] = 30
+    on_dead: Literal["available", "strict"] = "available"
+    held_requests: Annotated[int, Field(ge=1)] = 200_000
+    held_mb: Annotated[int, Field(ge=1)] = 512
+
+    def handoff(self) -> HandoffSettings:
+        """Returns the settings of handoffs."""
+        return HandoffSettings(
+            first_wait_s=self.first_wait_s,
+            watch_s=self.watch_s,
+            hold_timeout_s=self.hold_timeout_s,
+            dead_grace_s=self.dead_grace_s,
+            on_dead=self.on_dead,
+            held_requests=self.held_requests,
+            held_bytes=self.held_mb * 1024 * 1024,
+        )
 
 
 class BalancerSection(Section):

@@ -79,12 +79,16 @@ def refuse_reserved(kafka: Mapping[str, Any]) -> list[str]:
     return mistakes
 
 
-def router_consumer(kafka: Mapping[str, Any], group: str) -> dict[str, Any]:
-    """Returns the settings of a router's consumer: ours, the user's over them, the guarantees' over both."""
+def router_consumer(kafka: Mapping[str, Any], group: str, instance_id: str = "") -> dict[str, Any]:
+    """Returns the settings of a router's consumer: ours, the user's over them, the guarantees' over both.
+
+    With an `instance_id` it is a static member of its group.
+    """
     ours = {
         "session.timeout.ms": 8_000,  # a killed router's partitions move on after 8 s, not 45
         "heartbeat.interval.ms": 1_000,
-        "queued.min.messages": 20_000,  # about one full batch ahead
+        "queued.min.messages": 50_000,  # some batches ahead
+        "fetch.queue.backoff.ms": 10,  # 1,000 by default: once that many wait, the next fetch waits a second
         "fetch.wait.max.ms": 100,
         **QUIET,
     }
@@ -100,32 +104,36 @@ def router_consumer(kafka: Mapping[str, Any], group: str) -> dict[str, Any]:
             "auto.offset.reset": "earliest",
             "partition.assignment.strategy": "cooperative-sticky",
         }
+        | ({"group.instance.id": instance_id} if instance_id else {})
     )
 
 
-def router_producer(kafka: Mapping[str, Any], transactional_id: str) -> dict[str, Any]:
-    """Returns the settings of a router's transactional producer."""
+def router_producer(kafka: Mapping[str, Any], transactional_id: str = "") -> dict[str, Any]:
+    """Returns the settings of a router's producer: transactional with an id, at least once without."""
     ours = {
         "linger.ms": 0,  # the commit flushes; waiting before only adds to it
         "compression.type": "lz4",
         "retry.backoff.ms": 5,  # 100 by default is the whole p99 tail of transactions
         "retry.backoff.max.ms": 1_000,
-        "transaction.timeout.ms": 10_000,  # an abandoned transaction blocks read_committed readers
         "queue.buffering.max.messages": 1_000_000,
         "batch.size": BATCH_BYTES,
         **QUIET,
     }
+    needed: dict[str, Any] = {
+        "enable.idempotence": True,
+        "acks": "all",
+        "message.max.bytes": max(MAX_MESSAGE_BYTES, int(kafka.get("message.max.bytes", 0))),
+    }
+    if transactional_id:
+        ours["transaction.timeout.ms"] = 10_000  # an abandoned transaction blocks read_committed readers
+        needed["transactional.id"] = transactional_id
+    else:
+        # A record that cannot be delivered ends the producer, so that none after it is taken for safe.
+        needed |= {"enable.gapless.guarantee": True, "message.timeout.ms": 0}
     own = {name: value for name, value in kafka.items() if name not in CONSUMER_ONLY}
-    return (
-        ours
-        | own
-        | {
-            "transactional.id": transactional_id,
-            "enable.idempotence": True,
-            "acks": "all",
-            "message.max.bytes": max(MAX_MESSAGE_BYTES, int(kafka.get("message.max.bytes", 0))),
-        }
-    )
+    if not transactional_id:
+        own.pop("transaction.timeout.ms", None)
+    return ours | own | needed
 
 
 def report_producer(kafka: Mapping[str, Any]) -> dict[str, Any]:

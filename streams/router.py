@@ -36,6 +36,7 @@ from streams.load_reporter import LoadReporter
 from streams.one_thread import OneThread
 from streams.router_agent import Channel, Work, route_work
 from streams.router_checks import TopicWatch, check_start
+from streams.router_deliveries import Deliveries
 from streams.router_failures import BACK_OFF_S, Failures
 from streams.router_handoffs import HandoffDriver
 from streams.router_mapping import MappingGate
@@ -159,11 +160,14 @@ class Router:
         _, most = check_start(self._watch, bootstrap, settings.ingest, settings.dead_letter)
         self._gate.dead_letter_bytes = most
         self._watch.start()
-        self._transactions = Transactions(
-            router_producer(settings.kafka, settings.transactional_id), self._stopping
-        )
         consumer = router_consumer(settings.kafka, settings.group)
-        self._consumer = Consumer(consumer)
+        self._consumer = Consumer(router_consumer(settings.kafka, settings.group, settings.instance_id))
+        self._transactions: Transactions | Deliveries
+        if settings.guarantee == "exactly-once":
+            producer = router_producer(settings.kafka, settings.transactional_id)
+            self._transactions = Transactions(producer, self._stopping)
+        else:
+            self._transactions = Deliveries(router_producer(settings.kafka), self._stopping, self._commit)
         tally = Tally(settings.instance, self._rules.series, self._rules.shards, STEP_S)
         self._reporter = LoadReporter(
             settings.kafka, settings.prefix, tally, self._numbers, self._clock, self._lag, self._on_failure
@@ -385,6 +389,19 @@ class Router:
             and self._ownership.reads(message.partition() or 0)
         ):
             self._carried.append(message)
+
+    def _commit(self, places: list[TopicPartition]) -> None:
+        """Commits offsets without a transaction; one that does not arrive only makes repeats.
+
+        Before partitions go, and at the end, it is waited for: so that their next owner sees it.
+        """
+        try:
+            if self._in_callback or self._stopping.is_set():
+                self._consumer.commit(offsets=places, asynchronous=False)
+            else:
+                self._consumer.commit(offsets=places, asynchronous=True)
+        except KafkaException as failure:
+            log.debug("offsets were not committed: %s", failure)
 
     def _committed(self, written: Written) -> None:
         """Takes in a committed transaction: only now do its records have fences."""

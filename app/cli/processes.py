@@ -13,6 +13,7 @@ import click
 import psutil
 
 from app import operators, topic_admin
+from app.children import run_together
 from app.cli.common import config_option, read_config
 from app.config import Config
 from schemas.errors import BrokerUnreachableError, ConfigError, InvalidRecordError, TopicError
@@ -31,19 +32,39 @@ def _port(base: int, offset: int) -> int:
 
 @click.command()
 @config_option
-@click.option("--index", type=click.IntRange(0), default=0, help="Number of this router on this host.")
-def router(config_path: Path | None, index: int) -> None:
+@click.option(
+    "--index",
+    type=click.IntRange(0),
+    default=0,
+    help="Number of this router, or the first one, on this host.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
+    help="Run so many routers, each in a process of its own.",
+)
+def router(config_path: Path | None, index: int, processes: int) -> None:
     """Run a router: reads requests, forwards them to the cluster that the mapping names."""
+    config = read_config(config_path)
+    if processes > 1:
+        own = [sys.executable, "-m", "app.cli", "router"]
+        own += ["--config", str(config.path)] if config.path else []
+        sys.exit(run_together([[*own, "--index", str(index + number)] for number in range(processes)]))
     from app.host import run_router
     from streams.router import RouterSettings
 
-    config = read_config(config_path)
+    options = config.file.router
+    instance = config.instance("router", index)
     settings = RouterSettings(
         kafka=config.kafka,
         prefix=config.prefix,
         ingest=config.ingest,
-        group=config.file.router.group,
-        instance=config.instance("router", index),
+        group=options.group,
+        instance=instance,
+        guarantee=options.guarantee,
+        instance_id=instance if options.instance_id else "",
+        handoff=options.handoff(),
     )
     port = _port(config.file.web.port, 1 + index)
     sys.exit(run_router(settings=settings, rules=config.rules, clock=config.clock, web_port=port))

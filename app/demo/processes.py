@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.children import die_with_parent
 from schemas.errors import ForeshardError
 
 GRACE_S = 10.0
@@ -26,15 +26,6 @@ ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
 }
 """All that children get: an operator's own FORESHARD_... variables would lead them to his brokers."""
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
-
-
-def _die_with_parent() -> None:
-    """In the new child: ask the kernel for SIGKILL when the demo dies (Linux; elsewhere nothing)."""
-    if _PRCTL is not None:
-        _PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 class ProcessEndedError(ForeshardError):
@@ -84,7 +75,7 @@ class Children:
                 stderr=out,
                 start_new_session=True,
                 env=ENVIRONMENT,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call, looked up before the fork
+                preexec_fn=die_with_parent(signal.SIGKILL),  # noqa: PLW1509 - one call, looked up before the fork
             )
         child = Child(name, process, log)
         self._children[name] = child

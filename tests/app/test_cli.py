@@ -74,7 +74,16 @@ def test_every_verb_and_every_option_says_what_it_is(path: tuple[str, ...]) -> N
 def test_the_verbs_are_those_of_the_main_job() -> None:
     """A verb that is not there yet does not exist."""
     assert {" ".join(path) for path, command in ALL.items() if not isinstance(command, click.Group)} == {
-        *("router", "balancer", "reporter", "demo", "bench router", "config check", "key shard"),
+        *(
+            "router",
+            "balancer",
+            "reporter",
+            "demo",
+            "bench chaos",
+            "bench router",
+            "config check",
+            "key shard",
+        ),
         *("topics create", "topics check", "clusters add", "clusters list", "clusters drain"),
         *("clusters down", "clusters activate", "clusters remove", "clusters rescue"),
         *("events post", "events list", "events cancel", "mode", "freeze", "resume"),

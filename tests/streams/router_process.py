@@ -7,6 +7,7 @@ import sys
 
 from app.host import run_router
 from streams.clock import Clock
+from streams.core.handoff import HandoffSettings
 from streams.core.keys import KeyRules, RequestType, parse_field
 from streams.router import RouterSettings
 
@@ -32,6 +33,9 @@ def main() -> None:
         ingest=given["prefix"] + "requests",
         group=given["prefix"] + "router",
         instance=given["instance"],
+        guarantee=given.get("guarantee", "exactly-once"),
+        instance_id=given.get("instance_id", ""),
+        handoff=HandoffSettings(**given.get("handoff", {})),
     )
     clock = Clock(**given.get("clock", {}))
     sys.exit(run_router(settings=settings, rules=rules(given.get("shards", 32)), clock=clock, web_port=0))

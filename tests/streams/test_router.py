@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -357,3 +358,51 @@ def test_router_reads_what_the_tests_reader_reads() -> None:
     series, _, name = KeyReader(rules()).read(arguments["value"], arguments["key"], None)
     assert (series, name, json.loads(arguments["value"])["seq"]) == (0, "update", 3)
     assert os.path.exists(Path(__file__).with_name("router_process.py"))
+
+
+def test_at_least_once_loses_nothing_when_routers_are_killed_and_stopped(site: Site) -> None:
+    """A killed router's work is done again, an orderly stop repeats nothing; notes and reports as ever."""
+    routers = {name: site.router(name, guarantee="at-least-once") for name in ("a", "b")}
+    producer = site.producer()
+    for number in range(4_000):
+        producer.produce(site.ingest, **request(number))
+        if number % 20 == 19:
+            producer.poll(0.005)
+        if number == 1_500:
+            routers["a"].send(signal.SIGKILL)
+            routers["a"] = site.router("a", guarantee="at-least-once")
+    producer.flush()
+    reader = site.reader()
+    wait_for("all came", lambda: reader.poll(0.05) or len(set(reader.sequences())) == 4_000, 40)
+    assert routers["a"].stop() < 5
+    before = len(reader.forwarded)
+    for number in range(4_000, 4_500):
+        producer.produce(site.ingest, **request(number))
+    producer.flush()
+    wait_for("the other goes on", lambda: reader.poll(0.05) or len(set(reader.sequences())) == 4_500, 40)
+    assert len(reader.forwarded) == before + 500
+    routers["b"].stop()
+
+
+def test_static_member_restarts_without_a_rebalance(site: Site) -> None:
+    """Its partitions wait for it: the other router keeps its own and gets no more."""
+    routers = {name: site.router(name, instance_id=name) for name in ("a", "b")}
+    consumer = site.group_consumer("router")
+    members = {"a": set[int](), "b": set[int]()}
+
+    def assigned() -> bool:
+        found = site.admin.describe_consumer_groups([site.prefix + "router"])[site.prefix + "router"].result()
+        for member in found.members:
+            parts = {place.partition for place in member.assignment.topic_partitions}
+            members[member.group_instance_id or ""] = parts
+        return all(len(parts) == INGEST_PARTITIONS // 2 for parts in members.values())
+
+    wait_for("both have their part", assigned)
+    before = {name: set(parts) for name, parts in members.items()}
+    routers["a"].stop()
+    routers["a"] = site.router("a", instance_id="a")
+    wait_for("both have their part again", assigned)
+    assert members == before
+    consumer.close()
+    for router in routers.values():
+        router.stop()
