@@ -31,7 +31,7 @@ class Layer:
 LAYERS = (
     Layer("schemas", frozenset({"schemas", "pydantic", "pydantic_core"})),
     Layer("streams", frozenset({"schemas", "streams", "orjson", "pydantic", "numpy"})),
-    Layer("streams/core", frozenset({"schemas", "streams.core", "numpy", "mmh3", "orjson"})),
+    Layer("streams/core", frozenset({"schemas", "streams.core", "numpy", "mmh3", "msgspec", "orjson"})),
     Layer(
         "streams/core/forecast", frozenset({"schemas", "streams.core", "numpy", "mmh3", "orjson", "river"})
     ),

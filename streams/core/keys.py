@@ -13,16 +13,28 @@ members of one name in a JSON object.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import mmh3
 import numpy as np
 import numpy.typing as npt
-import orjson
 
 from schemas.errors import BadRequest, BadRequestError
 from schemas.records import MAX_SHARDS, SLOTS
+from streams.core.key_fields import (
+    UNUSUAL,
+    CompiledRule,
+    Headers,
+    NamedHeaders,
+    NeededFields,
+    needed_fields,
+    parse_value,
+    scalar_bytes,
+    text_of,
+    utf8_text,
+)
 from streams.core.key_rules import ANY_TYPE, FieldKind, KeyField, KeyRules, RequestType, parse_field
 
 __all__ = [
@@ -42,125 +54,17 @@ __all__ = [
     "shard_table",
 ]
 
-Headers = Sequence[tuple[str, bytes | None]]
-NamedHeaders = Mapping[str, bytes | None]
-
 TABLE_BITS = 20
 """Size of the shard table: 2^20 entries of 2 bytes; enough for max/mean of 1.2 at 4,096 shards."""
-INTEGERS = range(-(2**63), 2**64)
-"""Integers that are keys: what JSON parsers keep exactly."""
 OPEN_TYPES = 4096
 """Names of types without a rule of their own whose compiled rule is kept."""
-
-
-# ---------------------------------------------------------------------------- key bytes
-
-FieldReader = Callable[[object, bytes | None, NamedHeaders], bytes | None]
-"""(parsed value, record key, headers) -> the field's bytes, or None where it is missing."""
-
-
-def scalar_bytes(value: object) -> bytes | None:
-    """Returns a JSON scalar's bytes in a key, None for null; BadRequestError for anything else."""
-    if type(value) is str:
-        try:
-            return value.encode()
-        except UnicodeEncodeError:
-            raise BadRequestError(BadRequest.NOT_UTF8, "a key field has a lone surrogate") from None
-    if value is None:
-        return None
-    if type(value) is int and value in INTEGERS:
-        return b"%d" % value
-    if type(value) is bool:
-        return b"true" if value else b"false"
-    kind = "integer over 64 bits" if type(value) is int else type(value).__name__
-    raise BadRequestError(BadRequest.KEY_NOT_SCALAR, f"is no text, boolean or 64-bit integer: {kind}")
-
-
-def _json_reader(field: KeyField) -> FieldReader:
-    *outer, last = field.path
-
-    def read(parsed: object, _key: bytes | None, _headers: NamedHeaders) -> bytes | None:
-        for part in outer:
-            if type(parsed) is not dict:
-                return None
-            parsed = parsed.get(part)
-        if type(parsed) is not dict:
-            return None
-        value = parsed.get(last)
-        if type(value) is str:
-            return value.encode()
-        try:
-            return scalar_bytes(value)
-        except BadRequestError as error:
-            raise BadRequestError(error.bad, f"{field} {error}") from None
-
-    return read
-
-
-def _header_reader(field: KeyField) -> FieldReader:
-    (name,) = field.path
-
-    def read(_parsed: object, _key: bytes | None, headers: NamedHeaders) -> bytes | None:
-        value = headers.get(name)
-        if value is not None and not value.isascii():
-            _text(value, field)
-        return value
-
-    return read
-
-
-def _key_reader(_parsed: object, key: bytes | None, _headers: NamedHeaders) -> bytes | None:
-    return key
-
-
-def _text(value: bytes, field: KeyField) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        raise BadRequestError(BadRequest.NOT_UTF8, f"{field} is not UTF-8") from None
-
-
-def _reader(field: KeyField) -> FieldReader:
-    if field.kind == "json":
-        return _json_reader(field)
-    return _header_reader(field) if field.kind == "header" else _key_reader
-
-
-class _Compiled:
-    """A rule for requests of one type name, with everything precomputed that can be."""
-
-    __slots__ = ("empty", "fields", "name", "needs_value", "prefix", "readers", "series")
-
-    def __init__(self, rule: RequestType, type_name: str, series: int) -> None:
-        self.series = series
-        self.name = type_name
-        self.prefix = (rule.own_keyspace or type_name).encode()
-        self.needs_value = any(field.kind == "json" for field in rule.key)
-        self.empty = rule.missing == "empty"
-        self.fields = rule.key
-        self.readers = tuple(_reader(field) for field in rule.key)
-
-    def key_bytes(self, parsed: object, key: bytes | None, headers: NamedHeaders) -> bytes:
-        data = self.prefix
-        for read in self.readers:
-            value = read(parsed, key, headers)
-            if value is None:
-                value = self._missing(read)
-            data += b"\0" + value
-        return data
-
-    def _missing(self, read: FieldReader) -> bytes:
-        if self.empty:
-            return b""
-        field = self.fields[self.readers.index(read)]
-        raise BadRequestError(BadRequest.KEY_MISSING, f"{field} is missing or null")
 
 
 def key_bytes(
     rule: RequestType, type_name: str, parsed: object, key: bytes | None, headers: Headers | None
 ) -> bytes:
     """Returns the key bytes of a request with this parsed value, record key and headers."""
-    return _Compiled(rule, type_name, 0).key_bytes(parsed, key, dict(headers or ()))
+    return CompiledRule(rule, type_name, 0).key_bytes(parsed, key, dict(headers or ()))
 
 
 # ---------------------------------------------------------------------------- hash, shard, slot
@@ -211,7 +115,7 @@ def locate(rules: KeyRules, type_name: str, values: Sequence[str | int | bool]) 
         wanted = ", ".join(str(field) for field in rule.key)
         reason = f"type {type_name} has {len(rule.key)} key fields ({wanted}), not {len(values)}"
         raise BadRequestError(BadRequest.KEY_MISSING, reason)
-    parts = [_Compiled(rule, type_name, series).prefix, *(scalar_bytes(value) or b"" for value in values)]
+    parts = [CompiledRule(rule, type_name, series).prefix, *(scalar_bytes(value) or b"" for value in values)]
     hashes = np.array([hash_key(b"\0".join(parts))], dtype=np.uint64)
     shard, slot = place(hashes, rules.shards)
     return int(shard[0]), int(slot[0])
@@ -219,33 +123,26 @@ def locate(rules: KeyRules, type_name: str, values: Sequence[str | int | bool]) 
 
 # ---------------------------------------------------------------------------- reading requests
 
+Reading = tuple[int, int, str]
+"""(series index, hash, type name)."""
+Read = Callable[[bytes | None, bytes | None, Headers | None], Reading]
+
 _UNPARSED = object()
 _NO_HEADERS: dict[str, bytes | None] = {}
 
 
-def parse_value(value: bytes | None) -> object:
-    """Returns the parsed JSON of a request's value; BadRequestError says what is wrong with it."""
-    if not value:
-        raise BadRequestError(BadRequest.EMPTY_VALUE, "the value is empty")
-    try:
-        return orjson.loads(value)
-    except orjson.JSONDecodeError as error:
-        if "depth limit" in error.msg:
-            bad = BadRequest.NESTED_TOO_DEEP
-        elif "UTF-8: " in error.msg:
-            bad = BadRequest.NOT_UTF8
-        else:
-            bad = BadRequest.NOT_JSON
-        raise BadRequestError(bad, f"{error.msg} at character {error.pos}") from None
-
-
 class KeyReader:
-    """Reads type and hash of one request after the other: the hot path, made once per process."""
+    """Reads type and hash of one request after the other: the hot path, made once per process.
+
+    `read(value, record key, headers)` returns (series index, 64-bit hash, type name) or raises
+    BadRequestError. The value is decoded only where the type or a key field is in it, and only so far.
+    """
 
     def __init__(self, rules: KeyRules) -> None:
         self._type_from = tuple((field.kind, field.path, field) for field in rules.type_from)
-        self._types: dict[str, _Compiled] = {}
-        self._by_bytes: dict[bytes, _Compiled] = {}
+        self._needed = needed_fields(rules)
+        self._types: dict[str, CompiledRule] = {}
+        self._by_bytes: dict[bytes, CompiledRule] = {}
         """The same by the type's bytes, as headers have it: no decoding."""
         self._any: tuple[RequestType, int] | None = None
         self.free = np.array([rule.order == "none" for rule in rules.types], dtype=np.bool_)
@@ -254,15 +151,76 @@ class KeyReader:
             if rule.name == ANY_TYPE:
                 self._any = rule, series
             else:
-                compiled = _Compiled(rule, rule.name, series)
+                compiled = CompiledRule(rule, rule.name, series, self._needed)
                 self._types[rule.name] = self._by_bytes[rule.name.encode()] = compiled
         self._room = OPEN_TYPES
+        self.read: Read = self._exact if self._needed is None else self._fast(self._needed)
 
-    def read(self, value: bytes | None, key: bytes | None, headers: Headers | None) -> tuple[int, int, str]:
-        """Returns (series index, 64-bit hash, type name); raises BadRequestError.
+    def _fast(self, needed: NeededFields) -> Read:
+        """Returns what reads the usual request fast, and any other the exact way.
 
-        The value is parsed only where the type or a key field is in it.
+        Usual is: no headers, a type in the value, all key fields in the value and texts or integers.
         """
+        exact, with_headers = self._exact, self._with_headers
+        types, decode, digest, join = self._types, needed.decode, mmh3.mmh3_x64_128_utupledigest, "\0".join
+        kinds = [kind for kind, _, _ in self._type_from if kind != "header"]
+        if kinds[:1] != ["json"]:
+            return with_headers
+        type_of = needed.getter([field for kind, _, field in self._type_from if kind == "json"][:1])
+
+        def read(value: bytes | None, key: bytes | None, headers: Headers | None) -> Reading:
+            if headers:
+                return with_headers(value, key, headers)
+            try:
+                decoded = decode(value)  # type: ignore[arg-type]  # None is unusual
+                rule = types[type_of(decoded)]
+                fields = rule.get(decoded)  # type: ignore[misc]  # so is a key from elsewhere
+                try:
+                    text = rule.head + join(fields)
+                except TypeError:
+                    text = rule.head + join([text_of(field) for field in fields])
+            except UNUSUAL:
+                return exact(value, key, headers)
+            return rule.series, digest(text.encode())[0], rule.name
+
+        return read
+
+    def _with_headers(self, value: bytes | None, key: bytes | None, headers: Headers | None) -> Reading:
+        """Reads a request whose type or key may be in its headers or its record key."""
+        needed = self._needed
+        named = dict(headers) if headers else _NO_HEADERS
+        try:
+            rule, decoded = self._type(value, key, named)
+            if rule.get is not None and needed is not None:
+                fields = rule.get(needed.decode(value) if decoded is None else decoded)  # type: ignore[arg-type]
+                data = (rule.head + "\0".join([text_of(field) for field in fields])).encode()
+            elif rule.needs_value:
+                return self._exact(value, key, headers)
+            else:
+                data = rule.key_bytes(None, key, named)
+        except UNUSUAL:
+            return self._exact(value, key, headers)
+        return rule.series, mmh3.mmh3_x64_128_utupledigest(data)[0], rule.name
+
+    def _type(self, value: bytes | None, key: bytes | None, named: NamedHeaders) -> tuple[CompiledRule, Any]:
+        """Returns the rule of a request and what was decoded of its value; raises one of UNUSUAL."""
+        decoded = None
+        for kind, path, field in self._type_from:
+            if kind == "json":
+                if self._needed is None or value is None:
+                    raise TypeError
+                decoded = self._needed.decode(value)
+                name = self._needed.getter([field])(decoded)
+                if name is not None:
+                    return self._types[name], decoded
+            else:
+                raw = named.get(path[0]) if kind == "header" else key
+                if raw is not None:
+                    return self._by_bytes[raw], decoded
+        raise KeyError
+
+    def _exact(self, value: bytes | None, key: bytes | None, headers: Headers | None) -> Reading:
+        """Reads a request by parsing its whole value; says what is wrong with it."""
         named = dict(headers) if headers else _NO_HEADERS
         parsed = _UNPARSED
         for kind, path, field in self._type_from:
@@ -283,7 +241,7 @@ class KeyReader:
                     continue
                 rule = self._by_bytes.get(raw)
                 if rule is None:
-                    rule = self._other_type(_text(raw, field), field)
+                    rule = self._other_type(utf8_text(raw, field), field)
             break
         else:
             raise BadRequestError(BadRequest.TYPE_MISSING, f"none of {self._type_places()} is there")
@@ -292,14 +250,14 @@ class KeyReader:
         digest = mmh3.mmh3_x64_128_utupledigest(rule.key_bytes(parsed, key, named))
         return rule.series, digest[0], rule.name
 
-    def _other_type(self, name: object, field: KeyField) -> _Compiled:
+    def _other_type(self, name: object, field: KeyField) -> CompiledRule:
         """Returns the rule of a type that has none of its own: that of `*`."""
         if type(name) is not str:
             raise BadRequestError(BadRequest.TYPE_NOT_TEXT, f"{field} is {type(name).__name__}, not text")
         if self._any is None:
             raise BadRequestError(BadRequest.TYPE_UNKNOWN, f"{field} names a type without a rule")
         rule, series = self._any
-        compiled = _Compiled(rule, name, series)
+        compiled = CompiledRule(rule, name, series, self._needed)
         if self._room > 0:
             self._room -= 1
             self._types[name] = self._by_bytes[name.encode()] = compiled

@@ -400,3 +400,80 @@ def test_keys_that_do_not_fit_their_type_are_not_located() -> None:
         with pytest.raises(BadRequestError) as caught:
             locate(NO_ANY, type_name, values)
         assert caught.value.bad is bad
+
+
+# ---------------------------------------------------------------------------- the fast way and the exact way
+
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=6)
+    | st.sampled_from(["update", "by-header", "by-key", "lenient", "other", "\0", "\u00e4\U0001f600"])
+)
+members = st.sampled_from(["type", "tenant", "user", "id", "a", "b", "else"])
+documents = st.dictionaries(
+    members, leaves | st.dictionaries(members, leaves, max_size=3) | st.lists(leaves, max_size=2), max_size=6
+)
+FAST, EXACT = KeyReader(RULES), KeyReader(RULES)
+
+
+def outcome(read: Any, *request: Any) -> Any:
+    """What a reader says of a request: its reading, or the code of its refusal."""
+    try:
+        return read(*request)
+    except BadRequestError as error:
+        return error.bad
+
+
+@settings(max_examples=400)
+@given(
+    documents,
+    st.booleans(),
+    st.none() | st.sampled_from([b"update", b"by-header", b"by-key", b"lenient", b"x", b"\xff"]),
+    st.none() | st.binary(max_size=4),
+)
+def test_fast_reading_says_what_exact_reading_says(
+    document: dict[str, Any], escaped: bool, kind: bytes | None, customer: bytes | None
+) -> None:
+    """For any JSON object, with and without headers: the same series, hash and type, or the same refusal."""
+    value = json.dumps(document, ensure_ascii=escaped).encode()
+    headers = [] if kind is None else [("type", kind)]
+    headers += [] if customer is None else [("customer", customer)]
+    request = value, b"key", headers or None
+    assert outcome(FAST.read, *request) == outcome(EXACT._exact, *request)
+
+
+@settings(max_examples=400)
+@given(documents, st.integers(0, 10_000), st.binary(max_size=2))
+def test_a_damaged_value_is_never_read_as_another_key(
+    document: dict[str, Any], where: int, put: bytes
+) -> None:
+    """What the fast way reads of damaged JSON is what exact reading reads, where that can read it."""
+    value = json.dumps(document).encode()
+    where %= len(value)
+    value = value[:where] + put + value[where + 1 :]
+    fast, exact = outcome(FAST.read, value, None, None), outcome(EXACT._exact, value, None, None)
+    unread = (BadRequest.NOT_JSON, BadRequest.NOT_UTF8)
+    assert fast == exact or (exact in unread and isinstance(fast, tuple))
+
+
+def test_what_no_rule_needs_is_skipped() -> None:
+    """A number out of range, or bytes that are no UTF-8, elsewhere in the value cost the request nothing."""
+    good = FAST.read(b'{"type": "update", "tenant": "t", "user": {"id": 7}}', None, None)
+    for rest in (b'"x": 1e999', b'"x": "\xff"'):
+        value = b'{"type": "update", "tenant": "t", "user": {"id": 7}, ' + rest + b"}"
+        assert FAST.read(value, None, None) == good
+
+
+def test_rules_with_a_field_inside_another_are_read_exactly() -> None:
+    """One type's key is the object in which another type's key lies: no single decoder reads both."""
+    rules = KeyRules(
+        8,
+        (parse_field("json:type"),),
+        (RequestType("a", (parse_field("json:user"),)), RequestType("b", (parse_field("json:user.id"),))),
+    )
+    reader = KeyReader(rules)
+    assert reader.read(b'{"type": "a", "user": "u"}', None, None)[1] == hash_key(b"a\0u")
+    assert reader.read(b'{"type": "b", "user": {"id": 5}}', None, None)[1] == hash_key(b"b\x005")
