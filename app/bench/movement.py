@@ -7,18 +7,20 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from app.bench.peers import ROOT
 from app.bench.stage import INGEST_PARTITIONS, Job, Stage, clusters
+from app.bench.workload import places_in_use
 from schemas.records import SLOTS
 from schemas.topics import LOAD, MAPPING
 from streams.tables import read_table
 
-SHARDS_PER_PLAN = 13
-"""Of 256, each second: 5 % of all slots."""
+SHARDS_PER_PLAN = 26
+"""Of 256, each second: 10 % of all slots, of which each is in handoff for about half a second."""
 
 STOP_S = 5.0
 
@@ -61,23 +63,36 @@ def companions(stage: Stage, job: Job) -> Iterator[None]:
             process.wait(STOP_S)
 
 
-def share_in_handoff(stage: Stage, job: Job, from_s: float, to_s: float) -> float | None:
-    """Returns the mean share of (ingest partition, slot) pairs in handoff, of the reports of that time.
+@dataclass(frozen=True)
+class InHandoff:
+    """Mean shares of (ingest partition, slot) pairs in handoff."""
 
-    None where no report says so. `from_s`, `to_s`: seconds since 1970, as in the reports.
+    of_used: float
+    """Of those that requests come to: an idle slot changes its cluster at once."""
+    of_all: float
+
+
+def share_in_handoff(stage: Stage, job: Job, from_s: float, to_s: float) -> InHandoff | None:
+    """Returns what the router's load reports of that time say; None where none says anything.
+
+    `from_s`, `to_s`: seconds since 1970, as in the reports.
     """
     records = read_table({"bootstrap.servers": stage.bootstrap}, job.prefix + LOAD.name)
     reports = [orjson.loads(record.value() or b"{}") for record in records]
-    return mean_share(reports, from_s, to_s, INGEST_PARTITIONS * job.variant.shards * SLOTS)
+    mean = mean_in_handoff(reports, from_s, to_s)
+    if mean is None:
+        return None
+    shards = job.variant.shards
+    return InHandoff(
+        mean / places_in_use(shards, INGEST_PARTITIONS), mean / (INGEST_PARTITIONS * shards * SLOTS)
+    )
 
 
-def mean_share(reports: list[dict[str, object]], from_s: float, to_s: float, pairs: int) -> float | None:
-    """Returns the mean of (watch + hold) / pairs over the reports whose window ends in that time."""
-    shares = []
+def mean_in_handoff(reports: list[dict[str, object]], from_s: float, to_s: float) -> float | None:
+    """Returns the mean of watch + hold over the reports whose window ends in that time."""
+    counts = []
     for report in reports:
         moving, until = report.get("handoffs"), report.get("window_to")
-        if not isinstance(moving, dict) or not isinstance(until, float | int):
-            continue
-        if from_s <= until <= to_s:
-            shares.append((moving["watch"] + moving["hold"]) / pairs)
-    return sum(shares) / len(shares) if shares else None
+        if isinstance(moving, dict) and isinstance(until, float | int) and from_s <= until <= to_s:
+            counts.append(moving["watch"] + moving["hold"])
+    return sum(counts) / len(counts) if counts else None

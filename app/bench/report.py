@@ -94,7 +94,10 @@ def _row(variant: Variant, size_bytes: int, results: Results) -> Row:
     }
     shares = [run.in_handoff for run in runs if run.in_handoff is not None]
     if shares:
-        row["share_in_handoff"] = round(statistics.median(shares), 4)
+        row["in_handoff"] = {
+            "of_slots_in_use": round(statistics.median(share.of_used for share in shares), 4),
+            "of_all_slots": round(statistics.median(share.of_all for share in shares), 4),
+        }
     for name, phase in zip(LATENCIES, _phases(variant, size_bytes, results), strict=False):
         row[name] = phase.latency_ms | {
             "requests_per_s": round(phase.requests_per_s),
@@ -166,6 +169,10 @@ def show(whole: dict[str, Any]) -> None:
         console = Console(highlight=False, width=WIDTH)
     console.print(_rows_table(whole["rows"]))
     console.print(_targets_table(whole["targets"]))
+    for row in whole["rows"]:
+        if "in_handoff" in row:
+            used = row["in_handoff"]["of_slots_in_use"]
+            console.print(f"{row['variant']}: in handoff {used:.1%} of the slots that requests come to")
     if whole["latency_floor_ms"]:
         console.print(f"latency without a router, ms: {whole['latency_floor_ms']}", markup=False)
     for caution in whole["cautions"]:

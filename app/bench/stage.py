@@ -33,6 +33,9 @@ MAPPING_HEADER = "1.1"
 TOPIC_S = 30.0
 """Seconds that the broker may take to make topics."""
 
+FORGET_S = 60.0
+"""Longest wait for another run's groups and topics to go: its members may have been killed."""
+
 CONFIG = """
 [kafka]
 "bootstrap.servers" = "{bootstrap}"
@@ -93,10 +96,6 @@ def output_places() -> list[TopicPartition]:
     ]
 
 
-def _ours(topic: str) -> bool:
-    return topic.startswith(NAME)
-
-
 class Stage:
     """One broker, prepared: made once per benchmark."""
 
@@ -114,17 +113,23 @@ class Stage:
 
     def _forget(self) -> None:
         """Deletes what another run has left on a broker that is not ours alone."""
-        groups = self.admin.list_consumer_groups().result(TOPIC_S).valid or []
-        old = [group.group_id for group in groups if group.group_id.startswith(NAME)]
-        for deleted in self.admin.delete_consumer_groups(old).values() if old else ():
-            deleted.result(TOPIC_S)
-        deadline = time.monotonic() + TOPIC_S
-        while topics := [name for name in self.admin.list_topics(timeout=TOPIC_S).topics if _ours(name)]:
-            for name in topics:
-                self.delete_topic(name)
+        deadline = time.monotonic() + FORGET_S
+        while left := self._groups() + self._topics():
             if time.monotonic() > deadline:
-                raise ForeshardError(f"the broker does not delete {topics[0]}, of another run")
+                raise ForeshardError(f"the broker does not delete {left[0]}, of another run of the benchmark")
+            for group in self._groups():
+                with contextlib.suppress(KafkaException):  # not empty: a killed member is still remembered
+                    self.admin.delete_consumer_groups([group])[group].result(TOPIC_S)
+            for topic in self._topics():
+                self.delete_topic(topic)
             time.sleep(0.2)
+
+    def _groups(self) -> list[str]:
+        groups = self.admin.list_consumer_groups().result(TOPIC_S).valid or []
+        return [group.group_id for group in groups if group.group_id.startswith(NAME)]
+
+    def _topics(self) -> list[str]:
+        return [name for name in self.admin.list_topics(timeout=TOPIC_S).topics if name.startswith(NAME)]
 
     def _make(self, topics: list[NewTopic]) -> None:
         for made in self.admin.create_topics(topics).values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
-from app.bench.movement import companions, share_in_handoff
+from app.bench.movement import InHandoff, companions, share_in_handoff
 from app.bench.peers import Environment
 from app.bench.running import Running, Used, Watcher, running
 from app.bench.stage import Job, Stage
@@ -31,8 +31,8 @@ class Measure:
     threads: int
     seconds: float
     """Length of the window."""
-    in_handoff: float | None = None
-    """Mean share of slots in handoff; None: not reported."""
+    in_handoff: InHandoff | None = None
+    """None: not asked for, or not reported."""
 
 
 @dataclass(frozen=True)

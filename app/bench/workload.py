@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -92,6 +93,30 @@ class Workload:
         while count > 0:
             yield self.take(min(CHUNK, count))
             count -= CHUNK
+
+
+def places_in_use(shards: int, partitions: int) -> int:
+    """Returns how many (ingest partition, global slot) pairs requests can come to.
+
+    A user's requests are all in one ingest partition: crc32 of the record key, as librdkafka chooses.
+    """
+    places = set()
+    for user in range(USERS):
+        partition = zlib.crc32(b"user-%d" % user) % partitions
+        for kind in TYPES:
+            places.add((partition, shard_and_slot(_fields(user, kind), shards)[1]))
+    return len(places)
+
+
+def _fields(user: int, kind: str) -> dict[str, Any]:
+    """Returns the fields of a user's request that can be in its key, parsed."""
+    order = {"number": user * 7 % 100_000}
+    return {
+        TYPE_FIELD: kind,
+        "tenant": f"tenant-{user % TENANTS}",
+        "user": {"id": f"user-{user}"},
+        "order": order,
+    }
 
 
 def _bodies(length: int, chance: random.Random) -> list[bytes]:

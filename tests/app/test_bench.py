@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import zlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.bench.latency import Phase
-from app.bench.movement import mean_share
+from app.bench.movement import mean_in_handoff
 from app.bench.mover import moves_of, rotation
 from app.bench.percentiles import percentiles
 from app.bench.report import Results, add_ratios, cautions, report, show, write
@@ -25,7 +26,7 @@ from app.bench.stage import CLUSTER_PARTITIONS, MAPPING_HEADER, clusters
 from app.bench.targets import LATENCY_MS, RATIOS, targets
 from app.bench.throughput import Measure, Sample, measured
 from app.bench.variants import VARIANTS, WARM_JIT, Variant, Window, chosen
-from app.bench.workload import SENT_AT, TYPE_FIELD, TYPES, Workload, key_bytes, shard_and_slot
+from app.bench.workload import SENT_AT, TYPE_FIELD, TYPES, Workload, key_bytes, places_in_use, shard_and_slot
 from schemas.errors import ConfigError, ForeshardError
 from schemas.records import SLOTS
 from streams.core.keys import KeyReader, KeyRules, RequestType, hash_key, parse_field, place, shard_table
@@ -78,6 +79,14 @@ def test_the_expected_places_are_those_of_the_router() -> None:
         assert hash_key(key_bytes(parsed)) == hashed
         shard, slot = place(np.array([hashed], dtype=np.uint64), SHARDS)
         assert shard_and_slot(parsed, SHARDS) == (shard[0], slot[0])
+
+
+def test_the_places_in_use_are_those_that_requests_come_to() -> None:
+    """Every request is at one of them, and most of them get one of 100,000 requests."""
+    seen = set()
+    for key, value in Workload(220).take(100_000):
+        seen.add((zlib.crc32(key) % 6, shard_and_slot(orjson.loads(value), SHARDS)[1]))
+    assert 0.7 < len(seen) / places_in_use(SHARDS, 6) <= 1
 
 
 def peers_routing() -> ModuleType:
@@ -288,7 +297,7 @@ def test_the_rotation_comes_to_every_shard() -> None:
 
 
 def test_the_share_in_handoff_is_the_mean_of_the_reports_in_time() -> None:
-    """Reports outside the window and those without the field do not count; none at all is None."""
+    """Reports outside the time and those without the field do not count; none at all is None."""
     reports = [
         {"window_to": 5.0, "handoffs": {"watch": 100, "hold": 0}},
         {"window_to": 10.0, "handoffs": {"watch": 4, "hold": 2}},
@@ -296,5 +305,5 @@ def test_the_share_in_handoff_is_the_mean_of_the_reports_in_time() -> None:
         {"window_to": 12.0},
         {"step": 3},
     ]
-    assert mean_share(reports, 8.0, 16.0, 100) == pytest.approx(0.05)
-    assert mean_share(reports, 20.0, 30.0, 100) is None
+    assert mean_in_handoff(reports, 8.0, 16.0) == pytest.approx(5)
+    assert mean_in_handoff(reports, 20.0, 30.0) is None
