@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -40,7 +41,8 @@ RULES = KeyRules(
 USERS = 40
 PARTITIONS = {"c1": 3, "c2": 2, "c3": 3}
 STALE = [("foreshard-shard", b"99"), ("foreshard-type", b"move"), ("foreshard-mapping", b"1.1")]
-FIRST_MS = 1_700_000_000_000
+FIRST_MS = int(time.time() * 1000) - 3_600_000
+"""An hour ago: older than the topic's retention, and the broker would delete the requests by their time."""
 
 
 def slot_of(user: str) -> int:
