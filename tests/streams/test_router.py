@@ -387,11 +387,11 @@ def test_at_least_once_loses_nothing_when_routers_are_killed_and_stopped(site: S
 def test_static_member_restarts_without_a_rebalance(site: Site) -> None:
     """Its partitions wait for it: the other router keeps its own and gets no more."""
     routers = {name: site.router(name, instance_id=name) for name in ("a", "b")}
-    consumer = site.group_consumer("router")
+    admin, group = site.admin, site.prefix + "router"
     members = {"a": set[int](), "b": set[int]()}
 
     def assigned() -> bool:
-        found = site.admin.describe_consumer_groups([site.prefix + "router"])[site.prefix + "router"].result()
+        found = admin.describe_consumer_groups([group])[group].result(10)
         for member in found.members:
             parts = {place.partition for place in member.assignment.topic_partitions}
             members[member.group_instance_id or ""] = parts
@@ -403,6 +403,5 @@ def test_static_member_restarts_without_a_rebalance(site: Site) -> None:
     routers["a"] = site.router("a", instance_id="a")
     wait_for("both have their part again", assigned)
     assert members == before
-    consumer.close()
     for router in routers.values():
         router.stop()
