@@ -38,6 +38,7 @@ from schemas.records.events import (
 from schemas.records.load import (
     Counts,
     HandoffLoad,
+    HotKeyLoad,
     LoadHistory,
     LoadRecord,
     LoadReport,
@@ -105,6 +106,7 @@ __all__ = [
     "Fraction",
     "Freeze",
     "HandoffLoad",
+    "HotKeyLoad",
     "LoadHistory",
     "LoadRecord",
     "LoadReport",

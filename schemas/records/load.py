@@ -76,6 +76,19 @@ class HandoffLoad(BaseModel):
     held_requests: Count = 0
 
 
+class HotKeyLoad(BaseModel):
+    """A busy key of a window, by the hash of its key bytes: its value is nobody's business here."""
+
+    model_config = Record.model_config
+    hash: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    slot: Count
+    """Global slot."""
+    requests: Count
+    """Estimate from a sample."""
+    error: Count = 0
+    """By how much it may be too high."""
+
+
 class LoadReport(Record):
     """A router's report of one window: what it forwarded and committed. Topic `load`, key = router."""
 
@@ -91,6 +104,7 @@ class LoadReport(Record):
     """Requests forwarded per cluster and output partition."""
     hot_slots: list[tuple[Count, Count]] = []
     """(global slot, requests) of the busiest slots of the window."""
+    hot_keys: list[HotKeyLoad] = []
     dead_letters: Count = 0
     handoffs: HandoffLoad = HandoffLoad()
 

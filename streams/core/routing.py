@@ -7,7 +7,7 @@ as far as the handoffs of the ingest partitions allow. It does no I/O and never 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -70,6 +70,8 @@ class Taken:
     series: Ints
     slot: Ints
     """Global slots."""
+    hash: npt.NDArray[np.uint64]
+    """Of the key bytes."""
     timestamp_ms: Ints
     size: Ints
     """Bytes of value and key."""
@@ -200,7 +202,8 @@ class _Batch:
         self.partition = np.array(self.partitions, dtype=np.int64)[self.row]
         self.offset = np.array(self.offsets, dtype=np.int64)[self.row]
         self.series = np.array(series, dtype=np.int64)
-        self.shard, self.slot = place(np.array(hashes, dtype=np.uint64), routes.snapshot.shards)
+        self.hash = np.array(hashes, dtype=np.uint64)
+        self.shard, self.slot = place(self.hash, routes.snapshot.shards)
         self.owner = routes.aim.owners[self.slot].astype(np.int64)
         self.free = reader.free[self.series]
         self.send = np.ones(len(self.row), dtype=np.bool_)
@@ -323,10 +326,10 @@ def _take(batch: _Batch) -> Taken:
     stamps = np.maximum(np.array(batch.timestamps, dtype=np.int64), 0)[batch.row]
     sizes = [len(value or b"") + len(key or b"") for value, key in zip(batch.values, batch.keys, strict=True)]
     size = np.array(sizes, dtype=np.int64)[batch.row]
-    columns = [batch.partition, batch.series, batch.slot, stamps, size]
-    if not batch.take.all():
-        columns = [column[batch.take] for column in columns]
-    return Taken(*columns)
+    taken = Taken(batch.partition, batch.series, batch.slot, batch.hash, stamps, size)
+    if batch.take.all():
+        return taken
+    return Taken(*(getattr(taken, column.name)[batch.take] for column in fields(Taken)))
 
 
 def _send(

@@ -8,14 +8,28 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from schemas.records import SLOTS, Counts, HandoffLoad, LoadHistory, LoadReport, OffsetRange, PartitionLoad
+from schemas.records import (
+    SLOTS,
+    Counts,
+    HandoffLoad,
+    HotKeyLoad,
+    LoadHistory,
+    LoadReport,
+    OffsetRange,
+    PartitionLoad,
+)
 from streams.core.fences import ClusterNumbers, Ints
+from streams.core.hot_keys import HotKey, HotKeys
+from streams.core.keys import place
 from streams.core.routing import Routed
 
 Floats = npt.NDArray[np.float64]
 
 HOT_SLOTS = 64
 """Busiest slots that a report names; more would not change a plan of 16 moves."""
+
+HOT_KEYS = 16
+"""Busiest keys that a report names."""
 
 CLIP_S = 60.0
 """Record timestamps count at most this far from now, so that catching up is no surge."""
@@ -81,6 +95,7 @@ class Tally:
         self._spans: list[_Span] = []
         self._active: dict[int, _Span] = {}
         self._slots = Sums()
+        self._keys = HotKeys()
         self._steps = Sums()
         self._targets: dict[str, Ints] = {}
         self._dead = 0
@@ -120,6 +135,7 @@ class Tally:
             span.requests += int(mine.sum())
             span.bytes += int(taken.size[mine].sum())
         self._slots.add(taken.slot)
+        self._keys.add(taken.hash)
         step = np.floor(model_s / self.step_s).astype(np.int64)
         self._steps.add(step * (len(self.series) * self.shards) + code)
         for index in np.unique(sent.owner).tolist():
@@ -149,12 +165,17 @@ class Tally:
             partitions=partitions,
             clusters={name: column.tolist() for name, column in sorted(self._targets.items())},
             hot_slots=[(int(slots[place]), int(counts[place])) for place in hottest],
+            hot_keys=[self._hot_key(key) for key in self._keys.take(HOT_KEYS)],
             dead_letters=self._dead,
             handoffs=handoffs,
         )
         self._targets, self._dead = {}, 0
         self._drop_ended()
         return report
+
+    def _hot_key(self, key: HotKey) -> HotKeyLoad:
+        _, slot = place(np.array([key.hash], dtype=np.uint64), self.shards)
+        return HotKeyLoad(hash=f"{key.hash:016x}", slot=int(slot[0]), requests=key.requests, error=key.error)
 
     def _partition_load(self, span: _Span, lag: Callable[[int, int], int]) -> PartitionLoad:
         load = PartitionLoad(
