@@ -255,9 +255,11 @@ class Router:
             self._ownership.resume()
         else:
             self._ownership.pause()
-        if self._driver.follow(self._gate.routes):
+        remade = self._watch.take_remade()
+        self._driver.remade(remade)
+        if self._driver.follow(self._gate.routes) or remade:
             self._settle()
-            self._ownership.rebuild()
+            self._ownership.rebuild()  # fences are not what they were: all are taken again
         batch = self._consume(reading=not self._handoffs.released())
         if self._failed is not None:
             failed, self._failed = self._failed, None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from schemas.errors import BrokerUnreachableError, TopicError
@@ -34,6 +35,9 @@ class TopicWatch:
         only = PRODUCER_ONLY | CONSUMER_ONLY
         self._admin = AdminClient({k: v for k, v in kafka.items() if k not in only} | QUIET)
         self._partitions: dict[str, int] = {}
+        self._followed: frozenset[str] = frozenset()
+        self._ids: dict[str, str] = {}
+        self._remade: set[str] = set()
         self._answered = 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="topics", daemon=True)
@@ -67,6 +71,32 @@ class TopicWatch:
         """Returns the seconds since the broker last answered."""
         return time.monotonic() - self._answered
 
+    def follow(self, topics: Iterable[str]) -> None:
+        """Names the topics of which we want to know when one was deleted and made again.
+
+        Asks at once for what identifies those that are new: from now on their offsets are relied on.
+        """
+        self._followed = frozenset(topics)
+        if self._followed - set(self._ids):
+            self._look_at_ids(self._followed - set(self._ids))
+
+    def take_remade(self) -> set[str]:
+        """Returns the followed topics that were made again since the last call: their offsets start anew."""
+        remade, self._remade = self._remade, set()
+        return remade
+
+    def _look_at_ids(self, topics: Set[str]) -> None:
+        wanted = sorted(topics & set(self._partitions))
+        if not wanted:
+            return
+        answers = self._admin.describe_topics(TopicCollection(wanted), request_timeout=ANSWER_S)
+        for name, answer in answers.items():
+            with contextlib.suppress(KafkaException):  # missing just now, or no broker: the next time
+                found = str(answer.result().topic_id)
+                if self._ids.setdefault(name, found) != found:
+                    self._ids[name] = found
+                    self._remade = self._remade | {name}
+
     def size_limits(self, topics: Iterable[str]) -> dict[str, int]:
         """Returns `max.message.bytes` of each topic; raises KafkaException."""
         wanted = [ConfigResource(ResourceType.TOPIC, name) for name in topics]
@@ -83,7 +113,8 @@ class TopicWatch:
 
     def _run(self) -> None:
         while not self._stopped.wait(WATCH_S):
-            self.refresh()
+            if self.refresh():
+                self._look_at_ids(self._followed)
 
 
 def check_start(watch: TopicWatch, bootstrap: str, ingest: str, dead_letter: str) -> tuple[int, int]:

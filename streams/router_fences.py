@@ -138,6 +138,12 @@ class GroupWatch:
             self._awaited = awaited
             self._wake.set()
 
+    def forget(self, number: int) -> None:
+        """Drops what is known of a cluster's topic: it was made again."""
+        self._starts.pop(number, None)
+        self._looked.pop(number, None)
+        self.take()
+
     def take(self) -> list[Reading]:
         """Returns what was read since the last call."""
         found = []

@@ -9,6 +9,7 @@ from typing import Any
 
 from schemas.records import HandoffLoad
 from streams import metrics
+from streams.core.fences import NOTHING
 from streams.core.handoff import Base, Phase
 from streams.core.handoffs import Handoffs
 from streams.core.routing import Routes
@@ -75,6 +76,13 @@ class HandoffDriver:
         self._groups.watch(handoffs.clusters(), awaited)
         self._show()
         return rescued
+
+    def remade(self, topics: set[str]) -> None:
+        """Forgets how far the groups of these topics were: their offsets start anew."""
+        numbers = self._handoffs.numbers
+        for number in sorted(number for topic in topics for number in numbers.by_topic.get(topic, ())):
+            self._groups.forget(number)
+            self._handoffs.reached(number, [NOTHING] * numbers.partitions[number])
 
     def _take_tails(self) -> None:
         for key, (base, answer) in list(self._asked.items()):

@@ -110,6 +110,7 @@ class MappingGate:
             settings.ingest,
         )
         self.needed = wanted
+        self._watch.follow(cluster.topic for cluster in snapshot.clusters.values())
         metrics.MAPPING_VERSION.set(snapshot.version)
 
 

@@ -352,6 +352,40 @@ def test_new_mapping_takes_effect_and_the_note_says_so(site: Site) -> None:
     router.stop()
 
 
+def test_a_cluster_topic_made_again_holds_no_slot_for_ever(site: Site) -> None:
+    """Offsets start anew: fences of the old topic, which no group would ever pass, are forgotten."""
+    router = site.router()
+    assert site.snapshot is not None
+    shard, slot = locate(rules(), "update", ["u5"])
+    home = site.snapshot.owner(slot)
+    target = next(name for name in site.clusters if name != home)
+    producer = site.producer()
+    for number in range(50):
+        producer.produce(site.ingest, **request(number, user=5))
+    producer.flush()
+    reader = site.reader()
+    reader.until(50)
+    reader.consumer.close()
+    admin, gone = site.admin, site.topic(home)
+    admin.delete_topics([gone])[gone].result(10)
+    wait_for("says what is missing", lambda: router.ready() == (False, f"topic-missing: {gone}"))
+    site.create(gone, CLUSTER_PARTITIONS)
+    wait_for("goes on", lambda: router.ready()[0])
+    slots = ranges(slots_of(site.snapshot.records[shard].segments, home))
+    site.write_moves(
+        [Move(shard=shard, source=home, target=target, slots=slots, load_cps=1.0, reason=Reason.DRAIN)]
+    )
+    watcher = site.group_consumer("router")
+    places = [TopicPartition(site.ingest, partition) for partition in range(INGEST_PARTITIONS)]
+
+    def settled() -> list[int]:
+        notes = [decode_note(place.metadata) for place in watcher.committed(places, 5)]
+        return [note.settled for note in notes if note is not None]
+
+    wait_for("the move is settled", lambda: settled() == [2] * INGEST_PARTITIONS, 40)
+    router.stop()
+
+
 def test_router_reads_what_the_tests_reader_reads() -> None:
     """The kit's rules read the kit's requests: a change of one without the other shows here."""
     arguments = request(3)
