@@ -296,11 +296,11 @@ def _judge(batch: _Batch, partition: int, handoffs: Handoffs, condemned: Mapping
     batch.take[rows] = batch.offset[rows] >= handoff.resumed
     batch.forget_bad(partition, lambda offset: offset < handoff.resumed)
     batch.skipped.update(rows[verdict.skip].tolist())
-    holding = rows[verdict.hold].tolist()
-    if condemned:
-        holding = [row for row in holding if (partition, int(batch.offset[row])) not in condemned]
-    requests = [batch.held(row) for row in holding]
+    requests = [batch.held(row) for row in rows[verdict.hold].tolist()]
     room = handoffs.room(partition, requests)
+    if condemned:  # such a one waits for its slot: no note could say that it left before what is held
+        late = (n for n, one in enumerate(requests[:room]) if (partition, one.offset) in condemned)
+        room = next(late, room)
     if room < len(requests):
         batch.drop_from(partition, requests[room].offset)
     for request in requests[:room]:
