@@ -27,7 +27,7 @@ from schemas.records import SLOTS
 from streams.core.fences import NOTHING, PENDING, ClusterNumbers, Ints, OffsetTable
 from streams.core.held import HeldRequest, HeldRequests
 from streams.core.mapping import Snapshot
-from streams.core.offset_note import HELD_BYTES, Held, OffsetNote, held_bytes
+from streams.core.offset_note import HELD_BYTES, Held, OffsetNote
 
 Bools = npt.NDArray[np.bool_]
 Owners = npt.NDArray[np.uint16]
@@ -53,6 +53,12 @@ SLOT, BEGAN, FROM = 0, 2, 6
 
 WORST_SLOT_BYTES = 18
 """Characters of a note that one slot takes at most: a group of its own with one run."""
+
+RUN_BYTES = 3
+"""Bytes of a run of one slot: a gap below 2^14 and a length; wider gaps are few, for they add up."""
+
+GROUP_BYTES = 11
+"""Bytes of a group beside its runs: its `from` and their number."""
 
 
 class Phase(IntEnum):
@@ -272,7 +278,7 @@ class Handoff:
         low, high = 0, len(slots)
         while low < high:
             middle = high if low == 0 and high == len(slots) else (low + high + 1) // 2
-            if held_bytes(self._groups(slots[:middle])) <= HELD_BYTES:
+            if self._worst_bytes(slots[:middle]) <= HELD_BYTES:
                 low = middle
             else:
                 high = middle - 1
@@ -280,7 +286,19 @@ class Handoff:
 
     def note_has_room(self) -> bool:
         """Returns whether the list of held slots takes at most half of the room that it has."""
-        return held_bytes(self._groups()) <= HELD_BYTES // 2
+        return self._worst_bytes() <= HELD_BYTES // 2
+
+    def _worst_bytes(self, more: Sequence[int] = ()) -> int:
+        """Returns the characters that what is held, and `more`, may come to take in a note.
+
+        Neighbours are one run now, but they are released one output partition after the other, and
+        every second slot that is left is a run of its own. What is released and not sent, and what
+        is replayed, may stand in a group of its own each.
+        """
+        groups = self._groups(more)
+        wide = len(self._target) >> 14
+        runs = RUN_BYTES * sum(len(group.slots) for group in groups)
+        return -(-(runs + (GROUP_BYTES + wide) * (len(groups) + 2)) * 5 // 4)
 
     def _groups(self, more: Sequence[int] = ()) -> tuple[Held, ...]:
         """Returns what a note lists of the slots that hold something, and of `more`.

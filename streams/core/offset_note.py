@@ -55,11 +55,6 @@ def encode_note(note: OffsetNote) -> str:
     return text
 
 
-def held_bytes(held: Sequence[Held]) -> int:
-    """Returns how much of a note the list of held slots takes: five characters for every four bytes."""
-    return -(-sum(len(_group(group)) for group in held) * 5 // 4)
-
-
 def decode_note(text: str | None) -> OffsetNote | None:
     """Returns the note in an offset's metadata, None where there is none (a plain commit erases it)."""
     if not text:

@@ -1,0 +1,145 @@
+"""What a handoff writes beside its committed offset: always true, and never longer than a broker takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streams.core.fences import OffsetTable
+from streams.core.handoff import CLAIM, Base, Handoff, HandoffSettings, Sight, Start
+from streams.core.held import HeldRequest
+from streams.core.offset_note import NOTE_BYTES, Held, OffsetNote, decode_note, encode_note
+
+HASH = "f" * 64
+SETTINGS = HandoffSettings()
+
+
+def request(offset: int, slot: int) -> HeldRequest:
+    """A request as it is held."""
+    return HeldRequest(offset, slot, "t", b"v", b"k", None, 1)
+
+
+class Machine:
+    """One ingest partition whose slots are all in hold, on their way from cluster 0 to cluster 1."""
+
+    def __init__(self, slots: int, outputs: int) -> None:
+        self.partitions = np.array([outputs, outputs])
+        self.committed = OffsetTable()
+        start = Start(0, None, np.zeros(0, dtype=CLAIM), Base())
+        target = np.zeros(slots, dtype=np.uint16)
+        self.handoff = handoff = Handoff(SETTINGS, self.partitions, target, 1, start, 0.0)
+        everything = np.arange(slots)
+        handoff.sent(everything)
+        handoff.written(everything, np.full(slots, 10))
+        handoff.decided(slots)
+        handoff.change(np.ones(slots, dtype=np.uint16), 2, self.partitions, self.sight(0.0))
+        handoff.advance(self.sight(SETTINGS.first_wait_s))
+
+    def sight(self, now: float) -> Sight:
+        """What is known at `now`."""
+        return Sight(now, self.committed)
+
+    def hold(self, slots: list[int]) -> list[int]:
+        """Holds one request of as many of these slots as fit; returns them."""
+        handoff = self.handoff
+        fitting = slots[: handoff.fitting(slots)]
+        for number, slot in enumerate(fitting):
+            handoff.hold(request(handoff.position + number, slot))
+        handoff.decided(handoff.position + len(fitting))
+        return fitting
+
+    def drain(self, output: int) -> None:
+        """Cluster 0 commits everything in an output partition: what was held of it is released."""
+        self.committed.set(0, output, 11)
+        self.handoff.advance(self.sight(1.0))
+
+    def note(self) -> OffsetNote:
+        """The note, as a successor reads it."""
+        found = decode_note(encode_note(self.handoff.note(HASH)[1]))
+        assert found is not None
+        return found
+
+
+@pytest.mark.parametrize("outputs", [2, 3, 12])
+def test_a_note_stays_within_its_limit_whichever_output_partition_drains_first(outputs: int) -> None:
+    """Neighbours are one run until every second one is released: then the list is at its longest."""
+    machine = Machine(4_096, outputs)
+    held = machine.hold(list(range(4_096)))
+    assert 900 < len(held) < 4_096
+    assert machine.note().held == (Held(4_096, tuple(held)),)
+    for output in [*range(0, outputs, 2), *range(1, outputs, 2)]:
+        machine.drain(output)
+        assert len(encode_note(machine.handoff.note(HASH)[1])) <= NOTE_BYTES
+        machine.handoff.released = machine.handoff.released[len(machine.handoff.released) // 2 :]
+        assert len(encode_note(machine.handoff.note(HASH)[1])) <= NOTE_BYTES
+        machine.handoff.released = []
+    assert machine.note().held == ()
+
+
+@pytest.mark.parametrize("outputs", [2, 12])
+def test_the_note_of_a_successor_in_mid_replay_stays_within_its_limit(outputs: int) -> None:
+    """It lists what it holds itself, what it has released, and what it has not come to yet."""
+    machine = Machine(4_096, outputs)
+    held = machine.hold(list(range(4_096)))
+    position, note = machine.handoff.note(HASH)
+    claims = np.zeros(len(held), dtype=CLAIM)
+    claims["slot"], claims["cluster"], claims["fence"] = held, 0, 10
+    start = Start(position, note, claims, Base())
+    target = np.ones(4_096, dtype=np.uint16)
+    machine.committed = OffsetTable()
+    machine.handoff = handoff = Handoff(SETTINGS, machine.partitions, target, 2, start, 0.0)
+    half = held[: len(held) // 2]
+    assert handoff.fitting(half) == len(half)
+    for number, slot in enumerate(half):
+        handoff.hold(request(position + number, slot))
+    handoff.decided(position + len(half))
+    for output in range(0, outputs, 2):
+        machine.drain(output)
+    handoff.released = handoff.released[len(handoff.released) // 2 :]
+    assert len({group.from_offset for group in machine.note().held}) == 3
+    assert {slot for group in machine.note().held for slot in group.slots} == set(held)
+
+
+def test_a_partition_is_full_until_half_of_its_list_is_free() -> None:
+    """So it does not stop and go at every single request."""
+    machine = Machine(4_096, 4)
+    held = machine.hold(list(range(4_096)))
+    assert machine.handoff.fitting([held[-1] + 1]) == 0
+    assert not machine.handoff.note_has_room()
+    machine.drain(0)
+    machine.handoff.released = []
+    assert machine.handoff.fitting([held[-1] + 1]) == 1
+    assert not machine.handoff.note_has_room()
+    machine.drain(1)
+    machine.drain(2)
+    machine.handoff.released = []
+    assert machine.handoff.note_has_room()
+
+
+def test_slots_that_hold_something_already_take_no_more_room() -> None:
+    """Any number of requests of the same slots."""
+    machine = Machine(4_096, 4)
+    held = machine.hold(list(range(4_096)))
+    assert machine.handoff.fitting(held * 3) == 3 * len(held)
+    assert machine.handoff.fitting([*held, held[-1] + 1, 0]) == len(held)
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_whatever_is_held_and_released_the_note_fits_and_is_true(data: st.DataObject) -> None:
+    """Scattered slots, in several groups: what it lists is what is held or waits to be sent."""
+    machine = Machine(2_048, 5)
+    handoff = machine.handoff
+    stride = data.draw(st.integers(1, 7))
+    for _ in range(data.draw(st.integers(1, 3))):
+        first = data.draw(st.integers(0, 500))
+        machine.hold(list(range(first, 2_048, stride)))
+        handoff.decided(handoff.position + 1)
+    for output in data.draw(st.permutations(range(5))):
+        machine.drain(output)
+        handoff.released = handoff.released[data.draw(st.integers(0, len(handoff.released))) :]
+        waiting = {one.slot for one in handoff.released} | set(handoff.held.slots)
+        assert {slot for group in machine.note().held for slot in group.slots} == waiting
+        handoff.released = []
