@@ -121,8 +121,8 @@ def sentences(report: dict[str, Any]) -> Iterator[str]:
     )
     if report["held"]:
         yield (
-            f"held {report['held']:,} requests: p50 {report['hold_p50_s']} s, p99 {report['hold_p99_s']} s; "
-            f"order unproven {report['order_unproven']}"
+            f"{report['held']:,} slots held requests: p50 {report['hold_p50_s']} s, "
+            f"p99 {report['hold_p99_s']} s; order unproven {report['order_unproven']}"
         )
     for name, meaning in {
         "altered": "forwarded with another key, value, header or timestamp",

@@ -10,12 +10,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import orjson
 from rich.console import Console
 
+from app.chaos.commits import read_commits
 from app.chaos.offenders import Offenders
 from app.chaos.report import as_json, sentences
-from app.chaos.settings import Chaos
+from app.chaos.settings import ROUTER_GROUP, Chaos
 from app.chaos.site import Site
 from app.chaos.stage import Run
 from app.local_kafka import LocalKafka, local_kafka
@@ -36,8 +38,8 @@ def run_chaos(chaos: Chaos, json_path: Path | None, *, keep: bool = False) -> in
     try:
         with _interruptible(), local_kafka(quiet=False) as kafka:
             good = _run(chaos, kafka, folder, json_path, console)
-            if not good:
-                _keep_broker_log(kafka, folder)
+            if keep or not good:
+                _keep_broker_side(kafka, folder)
     except KeyboardInterrupt:
         good = True
         console.print("interrupted: everything that was started has been stopped")
@@ -67,6 +69,13 @@ def _run(chaos: Chaos, kafka: LocalKafka, folder: Path, json_path: Path | None, 
     offenders = Offenders(evidence, one.scene.topics, one.site.config.ingest)
     for line in offenders.sightings(outcome.verdict):
         console.print(line, markup=False)
+    np.savez(
+        folder / "evidence.npz",
+        asked=evidence.asked,
+        visible=evidence.visible,
+        processed=evidence.processed,
+        topics=one.scene.topics,
+    )
     (folder / "offenders.txt").write_text("\n".join(offenders.histories(outcome.verdict)))
     text = orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n"
     (folder / "report.json").write_bytes(text)
@@ -75,7 +84,10 @@ def _run(chaos: Chaos, kafka: LocalKafka, folder: Path, json_path: Path | None, 
     return outcome.good
 
 
-def _keep_broker_log(kafka: LocalKafka, folder: Path) -> None:
+def _keep_broker_side(kafka: LocalKafka, folder: Path) -> None:
+    """Keeps what only the broker knows: every offset that routers committed, and its log."""
+    commits = read_commits({"bootstrap.servers": kafka.bootstrap}, ROUTER_GROUP)
+    (folder / "commits.jsonl").write_bytes(b"\n".join(commit.to_json() for commit in commits))
     if kafka.java is None:
         return
     log = kafka.java.folder / "server.log"
