@@ -6,7 +6,7 @@ whether a transaction commits, which mapping has been seen) is an argument.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,6 +18,7 @@ from streams.core.keys import KeyReader
 from streams.core.offset_note import OffsetNote, encode_note
 from streams.core.poison import UNLIMITED, PoisonHunt
 from streams.core.routing import Routed, Routes, route
+from tests.simulation.handoff_judge import BrokenPromiseError
 from tests.simulation.handoff_world import HASH, RULES, Place, Record, Transaction, World
 
 Outcome = Literal["committed", "aborted"]
@@ -25,6 +26,8 @@ READER = KeyReader(RULES)
 DEAD_LETTER = "dead"
 ALL: Mapping[int, int] = {0: 1_000, 1: 1_000}
 """Reads whatever there is."""
+REST_TURNS = 1_500
+"""Turns of 0.3 s in which a world must come to rest."""
 
 
 @dataclass
@@ -291,3 +294,25 @@ class SimRouter:
         """Returns whether nothing is on its way."""
         handoffs = self.handoffs
         return not (self.flying or self.waiting or handoffs.moving() or handoffs.released())
+
+
+def come_to_rest(world: World, routers: Iterable[SimRouter]) -> None:
+    """Everybody gets on with his work until all is done; raises where that never is, or is not well."""
+    world.end_rescue()
+    world.silent.clear()
+    for _ in range(REST_TURNS):
+        world.now += 0.3
+        for router in routers:
+            router.look(len(world.snapshots) - 1)
+            for name in world.clusters:
+                router.hear(name)
+            router.answer_tails()
+            router.turn(ALL)
+            world.judge.accounted(router)
+        for place in world.outputs:
+            world.process(place, 100)
+            world.commit_group(place)
+        if world.at_rest() and all(router.at_rest for router in routers):
+            world.judge.finish()
+            return
+    raise BrokenPromiseError("never comes to rest")

@@ -8,15 +8,12 @@ from collections.abc import Callable
 from schemas.records import SLOTS, ClusterState
 from streams.core.handoff import HandoffSettings
 from streams.core.poison import UNLIMITED
-from tests.simulation.handoff_judge import BrokenPromiseError
-from tests.simulation.handoff_router import ALL, Outcome, SimRouter
+from tests.simulation.handoff_router import Outcome, SimRouter, come_to_rest
 from tests.simulation.handoff_world import INGEST, SHARDS, Place, Transaction, World, name_at, slot_of
 
 KEYS = [name_at(slot) for slot in (3, 4, 90, SLOTS + 7, SLOTS + 8)]
 """Two slots of one output partition, some that are alone, two shards."""
 STEPS = 150
-REST_TURNS = 1_500
-"""Turns of 0.3 s in which a world must come to rest."""
 
 
 class Story:
@@ -73,7 +70,6 @@ class Story:
             self.world.now += self.chance.choice([0.0, 0.01, 0.06, 0.3, 1.0])
             self.chance.choices(self._deeds, self._weights)[0]()
         self._rest()
-        self.world.judge.finish()
         return self.world
 
     # ------------------------------------------------------------------ what may happen
@@ -221,27 +217,10 @@ class Story:
     # ------------------------------------------------------------------ the quiet end
 
     def _rest(self) -> None:
-        """Nothing new happens; everybody gets on with his work until all is done, or never will be."""
-        world = self.world
+        """Nothing new happens; all come to rest, or never will."""
         while self.dangling:
             self.coordinator()
-        world.end_rescue()
-        world.silent.clear()
-        for _ in range(REST_TURNS):
-            world.now += 0.3
-            for router in self.routers:
-                router.look(len(world.snapshots) - 1)
-                for name in world.clusters:
-                    router.hear(name)
-                router.answer_tails()
-                router.turn(ALL)
-                world.judge.accounted(router)
-            for place in world.outputs:
-                world.process(place, 100)
-                world.commit_group(place)
-            if world.at_rest() and all(router.at_rest for router in self.routers):
-                return
-        raise BrokenPromiseError("never comes to rest")
+        come_to_rest(self.world, self.routers)
 
 
 def episode(seed: int, *, rule_kept: bool, steps: int = STEPS) -> World:
