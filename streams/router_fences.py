@@ -35,7 +35,10 @@ WAITED_S = 0.05
 of backends (0.1 s) adds to a hold."""
 
 IDLE_S = 1.0
-"""Seconds between two looks when nothing waits: an idle slot then settles at the mapping change."""
+"""Seconds between two looks at a group that nothing waits for just now."""
+
+FORGET_S = 60.0
+"""Seconds after which a group that nothing waited for is no longer looked at: each costs some threads."""
 
 STARTS_S = 5.0
 """Seconds between two looks at the log starts of a topic: retention moves them by minutes."""
@@ -112,9 +115,11 @@ class GroupWatch:
         self._on_failure = on_failure
         self._clusters: Mapping[int, MappedCluster] = {}
         self._awaited: frozenset[int] = frozenset()
-        self._consumers: dict[str, Consumer] = {}
+        self._consumers: dict[int, Consumer] = {}
         self._starts: dict[int, tuple[float, list[int]]] = {}
         self._looked: dict[int, float] = {}
+        self._wanted: dict[int, float] = {}
+        """Number of a cluster -> when something waited for it last."""
         self._silent: dict[int, float] = {}
         """Number of a cluster that is waited for and has committed nothing -> since when."""
         self._found: queue.SimpleQueue[Reading] = queue.SimpleQueue()
@@ -158,31 +163,42 @@ class GroupWatch:
                 self._look()
                 self._wake.wait(WAITED_S if self._awaited else IDLE_S)
                 self._wake.clear()
-            for consumer in self._consumers.values():
-                consumer.close()
+            self._close(set(self._wanted))
         except Exception as error:  # noqa: BLE001 - a thread that dies unseen would hold slots for ever
             self._on_failure(error)
 
     def _look(self) -> None:
-        """Reads every group that is waited for, and each of the others once in IDLE_S."""
+        """Reads every group that is waited for, and once in IDLE_S those that were lately."""
         now = time.monotonic()
         clusters, awaited = self._clusters, self._awaited
-        late = {n for n in clusters if now - self._looked.get(n, -IDLE_S) >= IDLE_S}
+        self._wanted.update(dict.fromkeys(awaited, now))
+        self._close({n for n, since in self._wanted.items() if now - since > FORGET_S or n not in clusters})
+        late = {n for n in self._wanted if now - self._looked.get(n, -IDLE_S) >= IDLE_S}
         for number in sorted(awaited & set(clusters)) + sorted(late - awaited):
             reading = self._read(number, clusters[number])
             if reading is not None:
                 self._looked[number] = time.monotonic()
                 self._found.put(reading)
                 self._tell(reading, clusters[number])
-            if self._stopped or (awaited != self._awaited and self._awaited):
+            if self._stopped:
                 return
+
+    def _close(self, numbers: set[int]) -> None:
+        """Ends to look at some groups: how far they are is unknown from now on."""
+        for number in numbers:
+            del self._wanted[number]
+            consumer = self._consumers.pop(number, None)
+            if consumer is not None:
+                consumer.close()
+            if number in self._clusters:
+                self._found.put(Reading(number, (NOTHING,) * self._clusters[number].partitions, True))
 
     def _read(self, number: int, cluster: MappedCluster) -> Reading | None:
         """Returns one reading, None while the broker does not answer."""
         places = [TopicPartition(cluster.topic, partition) for partition in range(cluster.partitions)]
         try:
             starts = self._log_starts(number, places)
-            answers = self._consumer(cluster.group).committed(places, timeout=ASK_S)
+            answers = self._consumer(number, cluster.group).committed(places, timeout=ASK_S)
         except KafkaException as failure:
             log.debug("progress of %s: %s", cluster.group, failure)
             return None
@@ -215,11 +231,11 @@ class GroupWatch:
                 cluster.group,
             )
 
-    def _consumer(self, group: str) -> Consumer:
-        if group not in self._consumers:
+    def _consumer(self, number: int, group: str) -> Consumer:
+        if number not in self._consumers:
             own = {"group.id": group, "enable.auto.commit": False, "isolation.level": "read_uncommitted"}
-            self._consumers[group] = Consumer(self._kafka | QUIET | own)
-        return self._consumers[group]
+            self._consumers[number] = Consumer(self._kafka | QUIET | own)
+        return self._consumers[number]
 
 
 class TailReader:
