@@ -12,7 +12,7 @@ from typing import Literal
 
 from schemas.errors import BadRequest
 from streams.core.fences import ClusterNumbers
-from streams.core.handoff import Base, settled_version
+from streams.core.handoff import Base, Phase, settled_version
 from streams.core.handoffs import Handoffs, aim_of
 from streams.core.keys import KeyReader
 from streams.core.offset_note import OffsetNote, encode_note
@@ -112,12 +112,21 @@ class SimRouter:
                 offset, note = waiting.found
                 self.handoffs.begin(partition, offset, note, waiting.base, self.world.now)
                 self.reading[partition] = offset
+                self._note_take_over(offset, note)
                 self.began[partition] = settled_version(note)
                 del self.waiting[partition]
         self._ask_ends()
         for partition, waiting in sorted(self.waiting.items()):
             if waiting.found is None:
                 waiting.found = self.world.stable(partition)
+
+    def _note_take_over(self, offset: int, note: OffsetNote | None) -> None:
+        happened = self.world.happened
+        happened["take-over"] += 1
+        if note is not None and note.position > offset:
+            happened["replay"] += 1
+            if any(group.from_offset > offset for group in note.held):
+                happened["replay of a replay, or of several holds"] += 1
 
     def _ask_ends(self) -> None:
         """Asks for the ends, for those that know all else: one base for all of them."""
@@ -213,12 +222,21 @@ class SimRouter:
         most = min(most, self.hunt.cap)
         routed = route(batch, routes, READER, self.handoffs, self.hunt.condemned, most)
         self.full |= routed.cut
+        self._note_routed(routed)
         if not self.settle(outcome):
             return
         if disturbed:
             self.rebuild()
         else:
             self._submit(routed)
+
+    def _note_routed(self, routed: Routed) -> None:
+        happened = self.world.happened
+        happened["cut"] += len(routed.cut)
+        happened["unproven"] += routed.unproven
+        happened["released in parts"] += bool(self.handoffs.released())
+        happened["watched"] += self.handoffs.phases()[Phase.WATCH]
+        happened["held"] += self.handoffs.phases()[Phase.HOLD]
 
     def _consume(self, sizes: Mapping[int, int]) -> list[Record]:
         """Returns the next records of each partition that is read."""
@@ -271,6 +289,7 @@ class SimRouter:
         if refused or outcome == "aborted":
             self.world.end(transaction, "aborted")
             if refused:
+                self.world.happened["poison refused"] += 1
                 way = self.hunt.refused(routed.origins, BadRequest.TOO_LARGE, "poison")
                 assert way, "the dead-letter topic takes everything here"
             self.rebuild()

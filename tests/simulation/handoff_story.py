@@ -56,11 +56,11 @@ class Story:
             self.restart_all: 0.15,
             self.backend: 0.7,
             self.set_back: 0.2,
-            self.retention: 0.4,
+            self.retention: 1.0,
             self.join: 0.2,
-            self.dies: 0.7 * self.deaths,
+            self.dies: 1.0 * self.deaths,
             self.comes_back: 0.4 * self.deaths,
-            self.rescue: 0.7 * self.deaths,
+            self.rescue: 2.5 * self.deaths,
         }
         self._deeds, self._weights = list(deeds), list(deeds.values())
 
@@ -97,7 +97,7 @@ class Story:
         chance = self.chance
         self.router.turn(
             {place: chance.choice([0, 1, 3, 6]) for place in range(INGEST)},
-            most=chance.choice([2, UNLIMITED]),
+            most=chance.choice([1, UNLIMITED]),
             outcome=self.outcome(),
             disturbed=chance.random() < 0.01,
         )

@@ -8,6 +8,7 @@ what happens next, and the judge watches.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -157,6 +158,8 @@ class World:
         """Clusters whose backend does nothing."""
         self.rescue: str | None = None
         """The cluster whose rest has been moved, and of which no router knows that yet."""
+        self.happened: Counter[str] = Counter()
+        """What a story was about: it must not go stale unseen."""
         self.judge = Judge(self)
         for name in FIRST:
             self._add_topic(name)
@@ -221,6 +224,7 @@ class World:
         """The committed offset of an idle group expires; retention may have taken all that it processed."""
         output = self.outputs[place]
         if output.position == len(output.log) and output.committed >= 0:
+            self.happened["group expired"] += 1
             self.commit_group(place, past_markers=True)
             output.committed = NOTHING
 
@@ -281,6 +285,7 @@ class World:
     def join(self, name: str) -> None:
         """A cluster is added."""
         if name not in self.clusters:
+            self.happened["cluster joined"] += 1
             self._add_topic(name)
             self._plan([], {**self.clusters, name: _mapped(name)})
 
@@ -333,12 +338,14 @@ class World:
         offset, text = self.offsets[partition]
         note = decode_note(text)
         if note is not None and not note.held and note.position == offset:
+            self.happened["note erased"] += 1
             self.offsets[partition] = offset, ""
 
     def tail(self, place: Place, committed: int, end: int) -> int | None:
         """Returns the last committed record in [committed, end), NOTHING for none, None below an open one."""
         log = self.outputs[place].log
         if any(entry.transaction.state == "open" for entry in log[:end]):
+            self.happened["tail below an open transaction"] += 1
             return None
         return next((n for n in range(end - 1, committed - 1, -1) if log[n].visible), NOTHING)
 
@@ -357,6 +364,7 @@ class World:
         if self.rescue or name not in down or owns & down or name not in self.silent or opens:
             return False
         self.rescue = name
+        self.happened["rescue"] += 1
         transaction = Transaction(told=(name, self.clusters[name].rescues + 1))
         self.open.append(transaction)
         for place, output in outputs.items():
