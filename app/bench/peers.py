@@ -21,8 +21,6 @@ WORK = ROOT / ".work" / "bench"
 MAKE_S = 600
 """Seconds that making one environment may take."""
 
-PIP = "{python} -m pip install --quiet --disable-pip-version-check -r"
-
 LINES_SHOWN = 3
 """Lines of a failed command's output that the report keeps."""
 
@@ -41,8 +39,12 @@ class Environment:
     command: tuple[str, ...]
 
 
+JVM = ("-Xms512m", "-Xmx1g", "-XX:+UseParallelGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+"""ParallelGC used the least CPU of the collectors here."""
+
+
 def streams_environment(java_home: str = "") -> Environment | Missing:
-    """Returns how to start the Kafka Streams peer, built where its sources have changed."""
+    """Returns how to start the Kafka Streams peer, built anew where its sources have changed."""
     java = find_java(java_home)
     if isinstance(java, str):
         return Missing(java)
@@ -50,53 +52,37 @@ def streams_environment(java_home: str = "") -> Environment | Missing:
     if mvn is None:
         return Missing("no mvn on the PATH")
     folder = PEERS / "kafka_streams"
-    out = WORK / f"kafka-streams-{_fingerprint(folder)}"
-    maven = [mvn, "-q", "-B", "-f", str(folder / "pom.xml"), f"-Dbench.out={out}.new"]
-    copy = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={out}.new/lib"]
-    failed = _make(out, [[*maven, "compile", *copy]])
-    if failed is not None:
-        return failed
+    out = WORK / f"kafka-streams-{fingerprint(folder)}"
+    copy = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={out}/lib"]
+    build = [mvn, "-q", "-B", "-f", str(folder / "pom.xml"), f"-Dbench.out={out}", "compile", *copy]
+    failed = make(out, [build])
     classpath = f"{out}/classes:{out}/lib/*"
-    return Environment((str(java), *JVM, "-cp", classpath, "org.foreshard.bench.RouterBench"))
-
-
-JVM = ("-Xms512m", "-Xmx1g", "-XX:+UseParallelGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
-"""ParallelGC used the least CPU of the collectors here."""
+    return failed or Environment((str(java), *JVM, "-cp", classpath, "org.foreshard.bench.RouterBench"))
 
 
 def python_environment(peer: str) -> Environment | Missing:
     """Returns how to start a peer of bench/peers/`peer`/ in a virtual environment of its own."""
     folder = PEERS / peer
-    out = WORK / f"{peer}-{_fingerprint(folder / 'requirements.txt')}"
+    out = WORK / f"{peer}-{fingerprint(folder / 'requirements.txt')}"
     python = f"{out}/bin/python"
-    failed = _make(
-        out,
-        [
-            [sys.executable, "-m", "venv", str(out)],
-            [*PIP.format(python=python).split(" "), str(folder / "requirements.txt")],
-        ],
-        in_place=True,
-    )
-    return failed or Environment((python, str(folder / "router.py")))
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]
+    commands = [[sys.executable, "-m", "venv", str(out)], [*install, str(folder / "requirements.txt")]]
+    return make(out, commands) or Environment((python, str(folder / "router.py")))
 
 
-def _make(out: Path, commands: list[list[str]], *, in_place: bool = False) -> Missing | None:
-    """Runs the commands that make `out` unless it is there; a mark or a rename makes it valid."""
+def make(out: Path, commands: list[list[str]]) -> Missing | None:
+    """Runs the commands that make the folder `out`, unless they have all succeeded before."""
     done = out / ".made"
     WORK.mkdir(parents=True, exist_ok=True)
     with (WORK / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if done.exists():
             return None
-        made = out if in_place else Path(f"{out}.new")
         shutil.rmtree(out, ignore_errors=True)
-        shutil.rmtree(made, ignore_errors=True)
         for command in commands:
             failed = _run(command)
             if failed:
                 return Missing(failed)
-        if not in_place:
-            made.rename(out)
         done.touch()
     return None
 
@@ -115,7 +101,7 @@ def _run(command: list[str]) -> str:
     return f"{Path(command[0]).name} failed: " + " / ".join(lines[-LINES_SHOWN:])
 
 
-def _fingerprint(path: Path) -> str:
+def fingerprint(path: Path) -> str:
     """Returns 12 digits that change with the content of a file or folder."""
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -105,9 +107,10 @@ class Bench:
         """Runs the first variant once without counting it."""
         for variant in self._alive():
             job = Job(variant, ingest, f"{NAME}-warm-up-{size}")
-            measure(self.stage, job, self.homes[variant.name], min(WARM_UP, self.order.messages))
-            self.stage.clear_outputs()
-            return
+            with self._surviving(variant):
+                measure(self.stage, job, self.homes[variant.name], min(WARM_UP, self.order.messages))
+                self.stage.clear_outputs()
+                return
 
     def _latency(self, variant: Variant) -> None:
         """Measures the latency at a low rate and at a share of the variant's own maximum."""
@@ -155,6 +158,7 @@ def _named(latency_ms: dict[str, float]) -> str:
 def run_bench_router(order: Order) -> bool:
     """Prints the report and writes it; returns whether every variant was there and did its work."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what runs is then ended too
     began = time.monotonic()
     load = psutil.getloadavg()[0]
     console.print("making the peers' environments ...")

@@ -44,12 +44,12 @@ def environments(families: set[Family]) -> dict[Family, Environment | Missing]:
     return found
 
 
-def commands(stage: Stage, job: Job, environment: Environment) -> list[list[str]]:
-    """Returns the command of each of the variant's processes."""
+def command(stage: Stage, job: Job, environment: Environment) -> list[str]:
+    """Returns the command that starts the variant."""
     stage.snapshot(job)
     if job.variant.family == "foreshard":
         path = str(stage.config_path(job))
-        return [[*environment.command, path, "--index", str(index)] for index in range(job.variant.workers)]
+        return [*environment.command, path, "--processes", str(job.variant.workers)]
     if job.variant.family == "bare":
         given = {
             "bootstrap": stage.bootstrap,
@@ -59,8 +59,8 @@ def commands(stage: Stage, job: Job, environment: Environment) -> list[list[str]
             "topics": {cluster.topic: cluster.partitions for cluster in clusters().values()},
             "mapping": MAPPING_HEADER,
         }
-        return [[*environment.command, json.dumps(given)]]
-    return [[*environment.command, str(stage.peer_file(job))]]
+        return [*environment.command, json.dumps(given)]
+    return [*environment.command, str(stage.peer_file(job))]
 
 
 @dataclass(frozen=True)
@@ -74,30 +74,26 @@ class Used:
 
 
 class Running:
-    """The processes of one variant."""
+    """One variant's process and what it has started."""
 
-    def __init__(self, processes: list[psutil.Popen], log: Path) -> None:
-        self._started = processes
+    def __init__(self, process: psutil.Popen, log: Path) -> None:
+        self._process = process
         self._log = log
         self._tree: list[psutil.Process] = []
         self._looked = 0.0
 
     def check(self) -> None:
-        """Raises ForeshardError where a process has ended."""
-        for process in self._started:
-            if process.poll() is not None:
-                lines = self._log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-                raise ForeshardError(
-                    f"the measured process ended with status {process.returncode}: " + " / ".join(lines)
-                )
+        """Raises ForeshardError where the process has ended."""
+        if self._process.poll() is not None:
+            lines = self._log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+            said = " / ".join(line.strip() for line in lines)
+            raise ForeshardError(f"the measured process ended with status {self._process.returncode}: {said}")
 
     def used(self) -> Used:
-        """Returns what they and their children use."""
+        """Returns what it and its children use."""
         if time.monotonic() - self._looked > LOOK_S:
             self._looked = time.monotonic()
-            self._tree = [
-                member for root in self._started for member in (root, *root.children(recursive=True))
-            ]
+            self._tree = [self._process, *self._process.children(recursive=True)]
         cpu_s, rss_bytes, threads = 0.0, 0, 0
         for member in self._tree:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -112,30 +108,23 @@ class Running:
 def running(stage: Stage, job: Job, environment: Environment) -> Iterator[Running]:
     """A running variant; ended, with everything that it started, at the end."""
     log = stage.folder / f"{job.group}.log"
-    processes: list[psutil.Popen] = []
+    started = command(stage, job, environment)
     with log.open("w") as output:
+        process = psutil.Popen(started, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         try:
-            processes.extend(
-                psutil.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-                for command in commands(stage, job, environment)
-            )
-            yield Running(processes, log)
+            yield Running(process, log)
         finally:
-            _end(processes)
+            _end(process)
 
 
-def _end(processes: list[psutil.Popen]) -> None:
-    everyone = [member for root in processes if root.is_running() for member in root.children(recursive=True)]
-    for process in processes:
-        if process.poll() is None:
-            process.terminate()
-    deadline = time.monotonic() + STOP_S
-    for process in processes:
-        try:
-            process.wait(max(0.1, deadline - time.monotonic()))
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_S)
+def _end(process: psutil.Popen) -> None:
+    everyone = [process, *process.children(recursive=True)] if process.poll() is None else []
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except psutil.TimeoutExpired:
+        process.kill()
+        process.wait(STOP_S)
     for member in everyone:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()

@@ -108,7 +108,10 @@ class Stage:
         self.snapshots: dict[str, Snapshot] = {}
         """By prefix."""
         self._forget()
-        roomy = {"max.message.bytes": str(1_048_588 + ROOM_BYTES)}
+        roomy = {
+            "max.message.bytes": str(1_048_588 + ROOM_BYTES),
+            "file.delete.delay.ms": "1000",  # a minute of deleted output by default: tens of GB
+        }
         self._make([NewTopic(c.topic, c.partitions, 1, config=roomy) for c in clusters().values()])
 
     def _forget(self) -> None:
@@ -156,6 +159,9 @@ class Stage:
         for chunk in Workload(size_bytes).chunks(count):
             produce_all(producer, topic, chunk)
         flush(producer)
+        written = sum(self.end_offsets([TopicPartition(topic, n) for n in range(INGEST_PARTITIONS)]).values())
+        if written != count:
+            raise ForeshardError(f"{topic} holds {written} requests, not the {count} written")
 
     def end_offsets(self, places: list[TopicPartition]) -> dict[tuple[str, int], int]:
         """Returns the high watermark of each partition."""

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.bench import peers
 from app.bench.latency import Phase
 from app.bench.movement import mean_in_handoff
 from app.bench.mover import moves_of, rotation
@@ -307,3 +308,37 @@ def test_the_share_in_handoff_is_the_mean_of_the_reports_in_time() -> None:
     ]
     assert mean_in_handoff(reports, 8.0, 16.0) == pytest.approx(5)
     assert mean_in_handoff(reports, 20.0, 30.0) is None
+
+
+# ---------------------------------------------------------------------------- peers' environments
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty work folder instead of the real one."""
+    monkeypatch.setattr(peers, "WORK", tmp_path / "work")
+    return tmp_path / "work"
+
+
+def test_an_environment_is_made_once(work: Path) -> None:
+    """The second time nothing runs: the command would fail."""
+    assert peers.make(work / "one", [["mkdir", str(work / "one")]]) is None
+    assert peers.make(work / "one", [["false"]]) is None
+
+
+def test_an_environment_that_cannot_be_made_is_missing_with_the_reason(work: Path) -> None:
+    """And it is tried again the next time, from the beginning."""
+    failing = ["sh", "-c", f"mkdir {work}/one; echo the registry is away; exit 3"]
+    for _ in range(2):
+        missing = peers.make(work / "one", [failing, ["true"]])
+        assert missing == peers.Missing("sh failed: the registry is away")
+    missing = peers.make(work / "two", [["no-such-program"]])
+    assert missing is not None
+    assert "No such file" in missing.reason
+
+
+def test_a_changed_pin_makes_another_environment() -> None:
+    """The folder's name follows the content of the pins, or of all of a Java peer's sources."""
+    quix, faust = (peers.fingerprint(PEERS / name / "requirements.txt") for name in ("quix", "faust"))
+    assert quix != faust
+    assert peers.fingerprint(PEERS / "kafka_streams") == peers.fingerprint(PEERS / "kafka_streams")
