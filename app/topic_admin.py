@@ -16,8 +16,11 @@ from schemas.errors import BrokerUnreachableError, TopicError
 
 TIMEOUT_S = 8.0
 """Wall seconds for one answer: a person waits for it, and a broker that is there takes milliseconds."""
-NEW_TOPIC_S = 5.0
-"""Wall seconds for a topic that was made a moment ago to become known to every broker."""
+NEW_TOPIC_S = 30.0
+"""Wall seconds for a topic that was made a moment ago to become known: milliseconds at most times, but more
+than 15 behind 500 new partitions of others on an overloaded machine."""
+LOOK_S = 0.05
+"""Wall seconds between two looks whether it is."""
 MAKE_INGEST = "foreshard topics create --ingest-partitions N"
 DAY_MS = 86_400_000
 SIZE = "max.message.bytes"
@@ -55,6 +58,8 @@ class _There:
 
     partitions: int
     replicas: int
+    led: int
+    """Partitions that have a leader: the others can be neither written nor read."""
 
 
 def require(config: Config, *names: str) -> None:
@@ -140,6 +145,8 @@ def _compare(item: Wanted, there: _There | None, actual: Mapping[str, str]) -> F
     wrong = []
     if not item.any_partitions and there.partitions != item.partitions:
         wrong.append(f"{_count(there.partitions)} instead of {item.partitions}: it has to be made again")
+    if there.led < there.partitions:
+        wrong.append(f"{_count(there.partitions - there.led)} without a leader: see whether all brokers run")
     if there.replicas < item.replicas:
         wrong.append(f"{there.replicas} replicas instead of {item.replicas}: kafka-reassign-partitions.sh")
     differs = {
@@ -163,19 +170,46 @@ def _good(name: str, actual: str, value: str) -> bool:
 
 
 def _make(config: Config, items: list[Wanted]) -> list[Finding]:
+    """Makes the topics that are missing; returns once the next command finds them."""
     factor = config.file.topics.replication_factor
     asked = [NewTopic(i.name, i.partitions, factor, config=dict(i.settings)) for i in items]
     findings = []
+    least: dict[str, int] = {}
     admin = AdminClient(config.kafka)
     for name, future in admin.create_topics(asked, request_timeout=TIMEOUT_S).items():
         try:
             future.result()
             findings.append(Finding(name, True, "made"))
+            least[name] = next(item.partitions for item in items if item.name == name)
         except KafkaException as error:
             reason: KafkaError = error.args[0]
             there = reason.code() == KafkaError.TOPIC_ALREADY_EXISTS
             findings.append(Finding(name, there, "was there already" if there else _why(reason, factor)))
-    return findings
+            least |= {name: 1} if there else {}  # somebody else may have made it a moment ago
+    late = wait_until_known(config, least) if least else {}
+    return [late.get(finding.topic, finding) for finding in findings]
+
+
+def wait_until_known(config: Config, least: Mapping[str, int]) -> dict[str, Finding]:
+    """Returns what is wrong, by topic, once each has at least so many partitions with a leader, or too late.
+
+    A topic is made when the controller says so; the brokers, whom everybody asks, hear of it afterwards.
+    """
+    deadline = time.monotonic() + NEW_TOPIC_S
+    while True:
+        there = _describe(config, least)
+        led = {name: there[name].led if name in there else 0 for name in least}
+        late = {name: found for name, found in led.items() if found < least[name]}
+        if not late or time.monotonic() > deadline:
+            return {name: Finding(name, False, _late(found, least[name])) for name, found in late.items()}
+        time.sleep(LOOK_S)
+
+
+def _late(led: int, wanted: int) -> str:
+    return (
+        f"{NEW_TOPIC_S:.0f} s after it was made {led} of {_count(wanted)} can be used; "
+        "see whether all brokers run, then type `foreshard topics check`"
+    )
 
 
 def _why(reason: KafkaError, factor: int) -> str:
@@ -197,7 +231,11 @@ def _describe(config: Config, names: Iterable[str]) -> dict[str, _There]:
             if reason.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_EXCEPTION):
                 continue
             raise unreachable(config, reason) from None
-        found[name] = _There(len(partitions), min(len(partition.replicas) for partition in partitions))
+        found[name] = _There(
+            len(partitions),
+            min(len(partition.replicas) for partition in partitions),
+            sum(partition.leader is not None for partition in partitions),
+        )
     return found
 
 

@@ -64,7 +64,7 @@ def add(
     if topic is None:
         for made in topic_admin.create_cluster_topic(config, command.topic):
             if not made.ok:
-                raise TopicError(f"topic {made.topic} was not made: {made.text}")
+                raise TopicError(f"topic {made.topic} is not usable: {made.text}")
     found = topic_admin.check_cluster_topic(config, command.topic)
     if not found.ok:
         raise TopicError(f"topic {found.topic} of cluster {name}: {found.text}")

@@ -110,7 +110,7 @@ class OnePass:
             findings += topic_admin.create_cluster_topic(config, self.names.topic(cluster))
         wrong = [finding for finding in findings if not finding.ok]
         if wrong:
-            raise TopicError(f"topic {wrong[0].topic} was not made: {wrong[0].text}")
+            raise TopicError(f"topic {wrong[0].topic} is not usable: {wrong[0].text}")
 
     def _give_commands(self, config: Config) -> None:
         now = config.clock.now()
