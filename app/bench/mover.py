@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from schemas.records import SLOTS, Move, Reason
-from streams.core.mapping import Snapshot, advance, apply_moves
+from streams.core.mapping import Snapshot, advance
+from streams.core.plans import apply_moves
 from streams.mapping_topic import MappingReader, MappingWriter, plan_messages
 from streams.settled import RoutersGroup, asking_consumer, read_notes
 

@@ -18,7 +18,8 @@ from schemas.errors import ForeshardError
 from schemas.records import ClusterState, MappedCluster
 from schemas.topics import DEAD_LETTER, LOAD, MAPPING, ROOM_BYTES
 from streams.core.keys import KeyRules, shard_table
-from streams.core.mapping import Snapshot, advance, first_mapping
+from streams.core.mapping import Snapshot, advance
+from streams.core.plans import first_mapping
 from streams.mapping_topic import MappingWriter, plan_messages
 
 INGEST_PARTITIONS = 6

@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 
 from schemas.records import MappingRecord, Move, Reason
-from streams.core.mapping import Snapshot, ranges, slots_of, unsettled
+from streams.core.mapping import Snapshot, ranges, slots_of
+from streams.core.plans import unsettled
 
 IDLE_CHANCE = 0.05
 """Of a round that changes nothing."""

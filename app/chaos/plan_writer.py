@@ -28,7 +28,8 @@ from app.chaos.settings import (
 from app.config import Config, load
 from schemas.records import ClusterState, MappedCluster, MappingMeta, MappingRecord
 from schemas.topics import MAPPING
-from streams.core.mapping import Snapshot, advance, apply_moves, first_mapping
+from streams.core.mapping import Snapshot, advance
+from streams.core.plans import apply_moves, first_mapping
 from streams.mapping_topic import MappingReader, MappingWriter, plan_messages
 from streams.settled import RoutersGroup, asking_consumer, read_notes
 

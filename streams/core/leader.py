@@ -26,8 +26,9 @@ from schemas.records import (
 from streams.core.capacity import CapacityBook
 from streams.core.dead import DeathWatch
 from streams.core.keys import KeyRules
-from streams.core.mapping import Snapshot, SnapshotBuilder, apply_moves, first_mapping
+from streams.core.mapping import Snapshot, SnapshotBuilder
 from streams.core.out import Out
+from streams.core.plans import apply_moves, first_mapping
 from streams.core.round_settings import RoundSettings
 
 META_KEY = "meta"

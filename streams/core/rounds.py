@@ -33,11 +33,12 @@ from streams.core.events import EventBook
 from streams.core.keys import KeyRules
 from streams.core.leader import Leader, check_rules
 from streams.core.load import LoadBook, StepBook
-from streams.core.mapping import Snapshot, apply_moves, unsettled
+from streams.core.mapping import Snapshot
 from streams.core.out import Out
 from streams.core.outcome import NOTHING_FOUND, Found
 from streams.core.outlook import COLUMNS, Demand, Outlook
 from streams.core.planner import ClusterInput, Plan, PlanInput, plan
+from streams.core.plans import apply_moves, unsettled
 from streams.core.round_settings import RoundSettings
 from streams.core.steps import STEP_S
 

@@ -31,7 +31,8 @@ from app.bench.workload import SENT_AT, TYPE_FIELD, TYPES, Workload, key_bytes, 
 from schemas.errors import ConfigError, ForeshardError
 from schemas.records import SLOTS
 from streams.core.keys import KeyReader, KeyRules, RequestType, hash_key, parse_field, place, shard_table
-from streams.core.mapping import Snapshot, advance, apply_moves, first_mapping
+from streams.core.mapping import Snapshot, advance
+from streams.core.plans import apply_moves, first_mapping
 
 PEERS = Path(__file__).parents[2] / "bench" / "peers"
 SHARDS = 256

@@ -10,7 +10,8 @@ from app.bench.gate import Delivered, differences, expected
 from app.bench.stage import clusters
 from app.bench.variants import Variant, chosen
 from app.bench.workload import Workload
-from streams.core.mapping import Snapshot, advance, first_mapping
+from streams.core.mapping import Snapshot, advance
+from streams.core.plans import first_mapping
 
 SHARDS = 256
 ROUTER, BARE = chosen("foreshard-eos")[0], chosen("bare-eos")[0]

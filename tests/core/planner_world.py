@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from schemas.records import ClusterState, MappedCluster, MappingRecord, Move, Segment
-from streams.core.mapping import Snapshot, apply_moves, first_mapping
+from streams.core.mapping import Snapshot
 from streams.core.mapping import SnapshotBuilder as Builder
 from streams.core.planner import ClusterInput, PlanInput
+from streams.core.plans import apply_moves, first_mapping
 
 COLUMNS = 11
 NOW = 100_000.0

@@ -1,4 +1,4 @@
-"""The mapping: homes, segments, plans, and what a reader makes of them."""
+"""The mapping: homes, and what a reader makes of its records."""
 
 from __future__ import annotations
 
@@ -12,76 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import MappingError, StaleError
-from schemas.records import (
-    SLOTS,
-    ClusterState,
-    MappedCluster,
-    MappingMeta,
-    MappingRecord,
-    Move,
-    PreviousSegments,
-    Reason,
-    Segment,
-    check_tiles,
-)
-from streams.core.mapping import (
-    Snapshot,
-    SnapshotBuilder,
-    advance,
-    apply_moves,
-    first_mapping,
-    homes,
-    ranges,
-    reassign,
-    slots_of,
-    unsettled,
-)
-
-NAMES = ("c1", "c2", "c3")
-SHARDS = 8
-
-
-def cluster(name: str, state: ClusterState = ClusterState.ACTIVE) -> MappedCluster:
-    return MappedCluster(topic=f"requests.{name}", group=name, partitions=12, state=state)
-
-
-CLUSTERS = {name: cluster(name) for name in NAMES}
-
-
-def first(shards: int = SHARDS) -> tuple[SnapshotBuilder, Snapshot]:
-    """Returns a builder that has read version 1, and its snapshot."""
-    builder = SnapshotBuilder()
-    records, meta = first_mapping(shards, dict.fromkeys(NAMES, 1.0), CLUSTERS, 7, "hash", "7.0")
-    assert [builder.apply(record) for record in records] == [None] * shards
-    snapshot = builder.apply(meta)
-    assert snapshot is not None
-    return builder, snapshot
-
-
-def shift(snapshot: Snapshot, shard: int, target: str, count: int, source: str = "") -> Move:
-    """Returns the move of the source's first `count` slots (default: the home's)."""
-    source = source or snapshot.records[shard].home
-    slots = slots_of(snapshot.records[shard].segments, source)[:count]
-    return Move(
-        shard=shard, source=source, target=target, slots=ranges(slots), load_cps=1.0, reason=Reason.EVENT
-    )
-
-
-def other_than(name: str) -> str:
-    return next(other for other in NAMES if other != name)
-
-
-def plan(snapshot: Snapshot, *moves: Move, **changes: Any) -> tuple[list[MappingRecord], MappingMeta]:
-    given_fields = {"epoch": snapshot.epoch, "plan": "7.1", "clusters": dict(snapshot.clusters)} | changes
-    return apply_moves(snapshot, moves, **given_fields)
-
-
-def feed(builder: SnapshotBuilder, records: list[MappingRecord], meta: MappingMeta) -> Snapshot:
-    for record in records:
-        builder.apply(record)
-    snapshot = builder.apply(meta)
-    assert snapshot is not None
-    return snapshot
+from schemas.records import SLOTS, MappingMeta, MappingRecord, check_tiles
+from streams.core.mapping import Snapshot, SnapshotBuilder, advance, homes, ranges
+from streams.core.plans import first_mapping
+from tests.core.mapping_world import CLUSTERS, NAMES, SHARDS, cluster, feed, first, other_than, plan, shift
 
 
 def rewritten(snapshot: Snapshot, shard: int, **changes: Any) -> MappingRecord:
@@ -153,24 +87,7 @@ def test_homes_need_positive_weights(weights: dict[str, float]) -> None:
         homes(8, weights)
 
 
-# ---------------------------------------------------------------------------- segments
-
-SLOT_LISTS = st.lists(st.integers(0, SLOTS - 1), max_size=60)
-WHOLE: list[Segment] = [(0, SLOTS, "c1")]
-
-
-@given(st.lists(st.tuples(SLOT_LISTS, st.sampled_from(NAMES)), max_size=8))
-def test_segments_tile_after_any_reassignment(steps: list[tuple[list[int], str]]) -> None:
-    """Whatever slots go to whom, the segments tile 0..256, merged, and each slot is where it was sent."""
-    segments, owners = WHOLE, ["c1"] * SLOTS
-    for slots, target in steps:
-        segments = reassign(segments, slots, target)
-        for slot in slots:
-            owners[slot] = target
-    check_tiles(segments, 0)
-    assert all(one[2] != other[2] for one, other in itertools.pairwise(segments))
-    for name in NAMES:
-        assert slots_of(segments, name) == [slot for slot in range(SLOTS) if owners[slot] == name]
+# ---------------------------------------------------------------------------- slots
 
 
 @given(st.sets(st.integers(0, SLOTS - 1)))
@@ -181,30 +98,7 @@ def test_ranges_hold_the_same_slots(slots: set[int]) -> None:
     assert all(one[1] < other[0] for one, other in itertools.pairwise(found))
 
 
-@given(st.lists(st.integers(0, SLOTS), min_size=2, max_size=12))
-def test_raising_a_drift_only_adds_and_lowering_only_returns(steps: list[int]) -> None:
-    """A drift of any size that follows another holds it or is held by it."""
-    segments, drifted = WHOLE, 0
-    for wanted in steps:
-        before = set(slots_of(segments, "c2"))
-        if wanted >= drifted:
-            segments = reassign(segments, slots_of(segments, "c1")[: wanted - drifted], "c2")
-            assert set(slots_of(segments, "c2")) >= before
-        else:
-            segments = reassign(segments, slots_of(segments, "c2")[wanted - drifted :], "c1")
-            assert set(slots_of(segments, "c2")) <= before
-        drifted = wanted
-        assert len(slots_of(segments, "c2")) == drifted
-
-
-def test_slots_outside_a_shard_are_refused() -> None:
-    """Slot 256 does not exist, nor does -1."""
-    for slot in (-1, SLOTS):
-        with pytest.raises(MappingError, match=str(slot)):
-            reassign(WHOLE, [slot], "c2")
-
-
-# ---------------------------------------------------------------------------- plans
+# ---------------------------------------------------------------------------- reading
 
 
 @settings(max_examples=60)
@@ -233,155 +127,6 @@ def test_incremental_snapshot_equals_one_from_scratch(data: Any) -> None:
             for start, stop, owner in record.segments:
                 for slot in (start, stop - 1):
                     assert snapshot.owner(record.shard * SLOTS + slot) == owner
-
-
-def test_first_mapping_puts_every_shard_at_its_home() -> None:
-    """Version 1: every shard whole, at the cluster that rendezvous hashing names."""
-    _, snapshot = first()
-    expected = homes(SHARDS, dict.fromkeys(NAMES, 1.0))
-    assert [record.home for record in snapshot.records] == expected
-    assert [snapshot.owner(shard * SLOTS + 255) for shard in range(SHARDS)] == expected
-    assert (snapshot.version, snapshot.epoch, snapshot.rules_hash) == (1, 7, "hash")
-
-
-def test_plan_changes_only_what_moves_and_says_why() -> None:
-    """A plan's records: the moved shards, the next version, the reasons."""
-    _, snapshot = first()
-    home = snapshot.records[3].home
-    target = other_than(home)
-    records, meta = plan(snapshot, shift(snapshot, 3, target, 64), plan="7.311")
-    (record,) = records
-    assert record.segments == [(0, 64, target), (64, 256, home)]
-    assert (record.version, record.home, record.plan, record.reason) == (2, home, "7.311", "event")
-    assert record.previous == [PreviousSegments(version=1, segments=[(0, 256, home)])]
-    assert meta.version == 2
-
-
-def test_moves_of_one_shard_follow_one_another() -> None:
-    """Slots may go on to a third cluster within one plan; the record names both reasons once."""
-    _, snapshot = first()
-    home = snapshot.records[0].home
-    one, other = (name for name in NAMES if name != home)
-    there = shift(snapshot, 0, one, 10)
-    onward = Move(shard=0, source=one, target=other, slots=[(0, 5)], load_cps=0.0, reason=Reason.OVERLOAD)
-    (record,), _ = plan(snapshot, there, onward, there.model_copy(update={"slots": [(10, 12)]}))
-    assert record.segments == [(0, 5, other), (5, 12, one), (12, 256, home)]
-    assert record.reason == "event,overload"
-
-
-def test_wrong_moves_are_refused() -> None:
-    """Slots that are not the source's, an unknown target, empty or impossible ranges, unknown shards."""
-    _, snapshot = first()
-    home = snapshot.records[0].home
-    good = shift(snapshot, 0, other_than(home), 10)
-    wrong: list[tuple[dict[str, Any], str]] = [
-        ({"source": other_than(home), "target": home}, "slot 0 belongs to"),
-        ({"target": "c9"}, "c9 is unknown"),
-        ({"target": home}, "moves nothing"),
-        ({"slots": []}, "moves nothing"),
-        ({"slots": [(5, 5)]}, r"\[5, 5\)"),
-        ({"slots": [(250, 257)]}, r"\[250, 257\)"),
-        ({"slots": [(0, 6), (5, 7)]}, "slot 5 belongs to"),
-        ({"shard": SHARDS}, "8 shards"),
-    ]
-    for changes, message in wrong:
-        with pytest.raises(MappingError, match=message):
-            plan(snapshot, good.model_copy(update=changes))
-    with pytest.raises(StaleError, match="epoch 6"):
-        plan(snapshot, good, epoch=6)
-
-
-def test_homes_change_in_one_plan_and_slots_stay() -> None:
-    """New homes alone rewrite their shards; slots stay where they were until they are moved."""
-    _, snapshot = first()
-    shard = 2
-    home = snapshot.records[shard].home
-    clusters = dict(CLUSTERS) | {"c9": cluster("c9")}
-    records, _ = plan(snapshot, clusters=clusters, new_homes={shard: "c9", 3: snapshot.records[3].home})
-    assert [(record.shard, record.home, record.segments) for record in records] == [
-        (shard, "c9", [(0, SLOTS, home)])
-    ]
-    assert records[0].reason == "join"
-    for state, reason in ((ClusterState.DRAINING, "drain"), (ClusterState.DOWN, "down")):
-        records, _ = plan(snapshot, clusters=clusters | {home: cluster(home, state)}, new_homes={shard: "c9"})
-        assert records[0].reason == reason
-    with pytest.raises(MappingError, match="new home of shard 8"):
-        plan(snapshot, new_homes={8: "c1"})
-    with pytest.raises(MappingError, match="names cluster c9"):
-        plan(snapshot, new_homes={shard: "c9"})
-
-
-@settings(max_examples=60)
-@given(st.data())
-def test_previous_says_all_that_was_in_force_since_any_version_not_settled_everywhere(data: Any) -> None:
-    """A router that settled S finds in the newest record every owner of each slot from S on, and no more."""
-    builder, snapshot = first()
-    history = [snapshot, snapshot]  # index = version; there was none before version 1
-    settled = 0
-    for _ in range(data.draw(st.integers(1, 8))):
-        settled = data.draw(st.integers(settled, snapshot.version))
-        moves = []
-        for shard in data.draw(st.sets(st.integers(0, 2), max_size=3)):
-            source = data.draw(st.sampled_from(snapshot.records[shard].segments))[2]
-            moves.append(shift(snapshot, shard, other_than(source), data.draw(st.integers(1, SLOTS)), source))
-        homes_of = data.draw(st.dictionaries(st.integers(0, 3), st.sampled_from(NAMES), max_size=2))
-        snapshot = feed(builder, *plan(snapshot, *moves, new_homes=homes_of, settled=settled))
-        history.append(snapshot)
-        for record in snapshot.records:
-            newer = [entry.version for entry in record.previous]
-            assert newer == sorted(set(newer))
-            for since in range(max(settled, 1), snapshot.version + 1):
-                told = [entry.segments for entry in record.previous if entry.version >= since]
-                in_force = [version.records[record.shard].segments for version in history[since:]]
-                assert [*told, record.segments] == [key for key, _ in itertools.groupby(in_force)]
-                assert unsettled(record, since) == (len(told) > 0)
-
-
-def test_previous_keeps_what_may_be_in_use_and_drops_what_is_settled() -> None:
-    """Two moves and a new home; then everything up to the first move's version is settled."""
-    builder, snapshot = first()
-    home = snapshot.records[0].home
-    one, other = (name for name in NAMES if name != home)
-    snapshot = feed(builder, *plan(snapshot, shift(snapshot, 0, one, 10)))
-    snapshot = feed(builder, *plan(snapshot, shift(snapshot, 0, other, 10, one)))
-    assert [entry.version for entry in snapshot.records[0].previous] == [1, 2]
-    snapshot = feed(builder, *plan(snapshot, new_homes={0: one}))
-    assert [entry.version for entry in snapshot.records[0].previous] == [1, 2]
-    after = feed(builder, *plan(snapshot, shift(snapshot, 0, one, 10, other), settled=2))
-    assert [entry.version for entry in after.records[0].previous] == [2, 4]
-    assert after.records[0].previous[-1].segments == snapshot.records[0].segments
-    assert unsettled(after.records[0], 4)
-    assert not unsettled(after.records[0], 5)
-    after = feed(builder, *plan(after, new_homes={0: other}, settled=5))
-    assert after.records[0].previous == []
-
-
-def test_moves_that_cancel_out_leave_nothing_in_motion() -> None:
-    """There and back within one plan: the record is written, its segments were always in force."""
-    _, snapshot = first()
-    home = snapshot.records[0].home
-    there = shift(snapshot, 0, other_than(home), 10)
-    back = there.model_copy(update={"source": there.target, "target": home})
-    (record,), _meta = plan(snapshot, there, back)
-    assert (record.version, record.previous) == (2, [])
-
-
-def test_cluster_that_still_owns_something_cannot_go() -> None:
-    """Removing a cluster is refused while it has slots or is a home; then it may go."""
-    builder, snapshot = first()
-    left = {name: CLUSTERS[name] for name in ("c1", "c2")}
-    with pytest.raises(MappingError, match="belongs to c3, which is gone"):
-        plan(snapshot, clusters=left)
-    mine = [record.shard for record in snapshot.records if record.home == "c3"]
-    snapshot = feed(builder, *plan(snapshot, *(shift(snapshot, shard, "c1", SLOTS) for shard in mine)))
-    with pytest.raises(MappingError, match="has the home c3, which is gone"):
-        plan(snapshot, clusters=left)
-    snapshot = feed(builder, *plan(snapshot, clusters=left, new_homes=dict.fromkeys(mine, "c2")))
-    assert snapshot.names == ("c1", "c2")
-    assert {record.home for record in snapshot.records} == {"c1", "c2"}
-
-
-# ---------------------------------------------------------------------------- reading
 
 
 @given(st.integers(0, 3))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from schemas.errors import HEADER_ERROR, HEADER_REASON, HEADER_SOURCE
 from schemas.records import SLOTS, ClusterState, MappedCluster
 from streams.core.keys import KeyReader, KeyRules, RequestType, locate, parse_field
-from streams.core.mapping import Snapshot, advance, first_mapping
+from streams.core.mapping import Snapshot, advance
+from streams.core.plans import first_mapping
 from streams.core.rerouting import Rerouting
 from streams.core.routing import HEADER_MAPPING, HEADER_SHARD, HEADER_TYPE, Header
 

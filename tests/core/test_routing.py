@@ -16,7 +16,8 @@ from streams.core.fences import ClusterNumbers
 from streams.core.handoff import Base, HandoffSettings
 from streams.core.handoffs import Handoffs, aim_of
 from streams.core.keys import KeyReader, KeyRules, RequestType, locate, parse_field
-from streams.core.mapping import Snapshot, SnapshotBuilder, first_mapping
+from streams.core.mapping import Snapshot, SnapshotBuilder
+from streams.core.plans import first_mapping
 from streams.core.poison import Condemned, Keep, Place
 from streams.core.routing import Header, Routed, Routes, route
 from streams.core.tally import Tally, arrival_times

@@ -17,8 +17,9 @@ from schemas.records import SLOTS, ClusterState, MappedCluster, Move, Reason
 from streams.core.fences import NOTHING
 from streams.core.handoff import HandoffSettings
 from streams.core.keys import KeyRules, RequestType, locate, parse_field
-from streams.core.mapping import Snapshot, advance, apply_moves, first_mapping, ranges
+from streams.core.mapping import Snapshot, advance, ranges
 from streams.core.offset_note import OffsetNote, decode_note
+from streams.core.plans import apply_moves, first_mapping
 from streams.core.routing import Header
 from tests.simulation.handoff_judge import Judge
 

@@ -22,7 +22,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from schemas.records import ClusterState, MappedCluster, Move
 from schemas.topics import DEAD_LETTER, LOAD, MAPPING, ROOM_BYTES
-from streams.core.mapping import Snapshot, SnapshotBuilder, apply_moves, first_mapping
+from streams.core.mapping import Snapshot, SnapshotBuilder
+from streams.core.plans import apply_moves, first_mapping
 from streams.mapping_topic import MappingWriter, plan_messages
 from tests.streams.router_process import rules
 

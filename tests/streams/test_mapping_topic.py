@@ -26,7 +26,8 @@ from schemas.records import (
     check_tiles,
 )
 from schemas.topics import MAPPING
-from streams.core.mapping import Snapshot, apply_moves, first_mapping
+from streams.core.mapping import Snapshot
+from streams.core.plans import apply_moves, first_mapping
 from streams.feed import Feed
 from streams.mapping_topic import MappingReader, MappingWriter, plan_messages
 from tests.streams.broker import WAIT_S, Deliveries, kafka_of, make_topic, transactions, until

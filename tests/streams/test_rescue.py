@@ -25,7 +25,8 @@ from app.local_kafka import LocalKafka
 from schemas.errors import FencedError, RescueError
 from schemas.records import ClusterState, MappedCluster
 from streams.core.keys import KeyRules, RequestType, locate, parse_field
-from streams.core.mapping import Snapshot, advance, first_mapping
+from streams.core.mapping import Snapshot, advance
+from streams.core.plans import first_mapping
 from streams.groups import admin_client, member_count, request_waits
 from streams.rescue import Errand, RescueTask
 from tests.streams.broker import WAIT_S, kafka_of, make_topic, transactions, until

@@ -30,7 +30,8 @@ from app.chaos.traffic import (
 from schemas.errors import BadRequestError
 from schemas.records import Move
 from streams.core.keys import KeyReader
-from streams.core.mapping import Snapshot, advance, apply_moves, first_mapping, unsettled
+from streams.core.mapping import Snapshot, advance
+from streams.core.plans import apply_moves, first_mapping, unsettled
 
 # ---------------------------------------------------------------------------- requests
 
