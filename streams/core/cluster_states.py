@@ -11,8 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from schemas.records import Cluster, ClusterState, PreviousSegments, SetClusterState, WantedState
-from streams.core.dead import Silent
+from schemas.records import Cluster, ClusterState, Mode, PreviousSegments, SetClusterState, WantedState
 from streams.core.leader import Leader
 from streams.core.mapping import Snapshot, homes
 from streams.core.out import Out
@@ -50,15 +49,28 @@ def change_state(leader: Leader, command: SetClusterState, now: float, found: Fo
     return Outcome(True, text, _set(leader, cluster, state, now, f"{name} is {state.value}, by command"))
 
 
-def set_down(leader: Leader, silent: Silent, now: float) -> list[Out]:
-    """Returns what says that a cluster is down because it gave no sign of life."""
-    detail = f"{silent.cluster} is down: {silence(silent)}"
-    return _set(leader, leader.clusters[silent.cluster], ClusterState.DOWN, now, detail)
+def alive(leader: Leader) -> set[str]:
+    """Returns the clusters that nobody has given up."""
+    return {name for name, cluster in leader.clusters.items() if cluster.state is not ClusterState.DOWN}
 
 
-def silence(silent: Silent) -> str:
-    """Returns why a cluster looks dead."""
-    return f"for {silent.for_s:.0f} s it committed and reported nothing, though requests wait in its topic"
+def bury(leader: Leader, now: float) -> tuple[list[Out], str]:
+    """Returns what sets dead clusters down, and what is to be said of those that only look dead."""
+    outs: list[Out] = []
+    said = []
+    for silent in leader.deaths.silent(now, alive(leader)):
+        if not silent.seen_waiting:
+            continue
+        name = silent.cluster
+        why = f"for {silent.for_s:.0f} s it committed and reported nothing, though requests wait in its topic"
+        what = f"{name} looks dead ({why})"
+        if not leader.deaths.well(now, set(leader.weights()) - {name}):
+            said.append(f"{what}, but no other cluster gets on either: it is left as it is")
+        elif leader.mode is Mode.AUTO and not leader.frozen:
+            outs += _set(leader, leader.clusters[name], ClusterState.DOWN, now, f"{name} is down: {why}")
+        else:
+            said.append(f"{what}; in auto mode it would be down: `foreshard clusters down {name}`")
+    return outs, "; ".join(said)
 
 
 def slots_of_cluster(snapshot: Snapshot, name: str) -> int:

@@ -14,7 +14,6 @@ from schemas.errors import InvalidRecordError, MappingError
 from schemas.records import (
     BalancerState,
     ClusterMetrics,
-    ClusterState,
     ClusterView,
     Command,
     Decision,
@@ -28,7 +27,7 @@ from schemas.records import (
     Skip,
 )
 from streams.core import commands, rescues
-from streams.core.cluster_states import set_down, silence
+from streams.core.cluster_states import alive, bury
 from streams.core.events import EventBook
 from streams.core.keys import KeyRules
 from streams.core.leader import Leader, check_rules
@@ -104,8 +103,7 @@ class Rounds(Leader):
         """Returns the clusters that look dead: look into their topics and call `on_look`."""
         if self.rescue is not None:
             return []
-        silent = self.deaths.silent(now, self._alive())
-        return [found.cluster for found in silent if not found.seen_waiting]
+        return [silent.cluster for silent in self.deaths.silent(now, alive(self)) if not silent.seen_waiting]
 
     def on_look(self, cluster: str, now: float, waiting: bool) -> None:
         """Takes what a look into a suspect's topic has found: whether a request waits there."""
@@ -158,32 +156,10 @@ class Rounds(Leader):
         if self.rescue is not None:
             self.round += 1
             return self._skipped(now, self.snapshot, Skip.HANDOFF_PENDING, rescues.rescue_text(self))
-        dead, suspicion = self._bury(now)
+        dead, suspicion = bury(self, now)
         self.round += 1
         self.events.expire(now)
         return dead + self._measured(now, suspicion)
-
-    def _bury(self, now: float) -> tuple[list[Out], str]:
-        """Returns what sets dead clusters down, and what is to be said of those that are left."""
-        outs: list[Out] = []
-        said = []
-        for silent in self.deaths.silent(now, self._alive()):
-            if not silent.seen_waiting:
-                continue
-            others = set(self.weights()) - {silent.cluster}
-            what = f"{silent.cluster} looks dead ({silence(silent)})"
-            if not self.deaths.well(now, others):
-                said.append(f"{what}, but no other cluster gets on either: it is left as it is")
-            elif self.mode is Mode.AUTO and not self.frozen:
-                outs += set_down(self, silent, now)
-            else:
-                said.append(
-                    f"{what}; in auto mode it would be down: `foreshard clusters down {silent.cluster}`"
-                )
-        return outs, "; ".join(said)
-
-    def _alive(self) -> set[str]:
-        return {name for name, cluster in self.clusters.items() if cluster.state is not ClusterState.DOWN}
 
     def _measured(self, now: float, suspicion: str) -> list[Out]:
         snapshot = self.snapshot

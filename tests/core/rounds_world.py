@@ -270,3 +270,9 @@ def user_in(shards: Iterable[int]) -> tuple[str, int]:
         if shard in wanted:
             return f"u{number}", slot
     raise AssertionError(f"no user in {wanted}")
+
+
+def overloaded(world: World, cluster: str = "c1") -> np.ndarray:
+    """Rates that put the cluster at about 130 % and leave room elsewhere."""
+    shards = world.at_home(cluster)
+    return with_more(even(60.0), shards, (130.0 - 60.0 * len(shards) / SHARDS) / len(shards))

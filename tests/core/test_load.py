@@ -1,4 +1,4 @@
-"""Load books: rates from reports, steps from history, shares; none depends on the order of arrival."""
+"""Load books: rates from reports, steps from history; neither depends on the order of arrival."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from schemas.records import Counts, LoadHistory, LoadReport, OffsetRange, PartitionLoad
 from streams.core.counts import Coverage
 from streams.core.load import LoadBook
-from streams.core.shares import Shares
 from streams.core.steps import StepBook
 
 SERIES = ("a", "b")
@@ -379,53 +378,3 @@ def test_closed_steps_add_up_to_the_records_in_any_order(order: list[int]) -> No
     for step in closed:
         assert step.counts is not None
         assert step.counts[step.index % 2].tolist() == [1.0 + step.index] * 3 + [0.0]
-
-
-# ---------------------------------------------------------------------------- shares
-
-
-def test_the_first_step_sets_the_shares() -> None:
-    """Rows sum to 1, or to 0 for a series that never had a request."""
-    shares = Shares(2, SHARDS)
-    shares.update(np.array([[30.0, 10.0, 0.0, 0.0], [0.0] * 4]))
-    assert shares.share.tolist() == [[0.75, 0.25, 0.0, 0.0], [0.0] * 4]
-    shares.update(None)
-    shares.update(np.zeros((2, SHARDS)))
-    assert shares.share[0].tolist() == [0.75, 0.25, 0.0, 0.0]
-
-
-def test_a_moved_hot_key_is_learned_in_three_steps_and_noise_slowly() -> None:
-    """Off by more than 4 sd twice running: fast; one odd step moves a share by a twentieth."""
-    shares = Shares(1, 2)
-    for _ in range(40):
-        shares.update(np.array([[500.0, 500.0]]))
-    shares.update(np.array([[900.0, 100.0]]))
-    assert shares.share[0, 0] == pytest.approx(0.52)
-    shares.update(np.array([[900.0, 100.0]]))
-    shares.update(np.array([[900.0, 100.0]]))
-    assert shares.share[0, 0] > 0.73
-    assert shares.share.sum() == pytest.approx(1.0)
-
-
-def test_restored_shares_are_not_forgotten_by_the_first_step() -> None:
-    """A successor goes on from the saved shares; wrong sizes and NaN are refused."""
-    shares = Shares(1, 2)
-    shares.restore(0, [0.5, 0.5])
-    shares.update(np.array([[60.0, 40.0]]))
-    assert shares.share[0, 0] == pytest.approx(0.5, abs=0.02)
-    for wrong in ([1.0], [float("nan"), 1.0], [-1.0, 2.0]):
-        with pytest.raises(ValueError, match="series 0"):
-            shares.restore(0, wrong)
-
-
-def test_shares_continue_exactly_from_their_arrays() -> None:
-    """to_arrays and from_arrays are a round trip, in the middle of a change too."""
-    shares = Shares(2, SHARDS)
-    rng = np.random.default_rng(1)
-    for _ in range(5):
-        shares.update(rng.poisson(50, (2, SHARDS)).astype(float))
-    again = Shares.from_arrays(shares.to_arrays())
-    step = rng.poisson(90, (2, SHARDS)).astype(float)
-    shares.update(step)
-    again.update(step)
-    np.testing.assert_array_equal(again.share, shares.share)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from schemas import topics
-from schemas.errors import InvalidRecordError, RulesMismatchError
+from schemas.errors import InvalidRecordError
 from schemas.records import (
     SLOTS,
     Answer,
@@ -23,16 +19,9 @@ from schemas.records import (
     Reason,
     Resume,
     Skip,
-    check_tiles,
-    command_record,
-    load_record,
 )
-from streams.core.keys import KeyRules
-from streams.core.mapping import SnapshotBuilder, homes
-from streams.core.out import Out
-from streams.core.rounds import Rounds
+from streams.core.mapping import homes
 from tests.core.rounds_world import (
-    RULES,
     SETTINGS,
     SHARDS,
     START,
@@ -43,20 +32,14 @@ from tests.core.rounds_world import (
     even,
     mapping_of,
     of,
+    overloaded,
     started,
     successor,
     user_in,
-    with_more,
 )
 
 OVER = 30.0
 """Orders/s more on one shard of an even 160: its cluster is over its limit."""
-
-
-def overloaded(world: World, cluster: str = "c1") -> np.ndarray:
-    """Rates that put the cluster at about 130 % and leave room elsewhere."""
-    shards = world.at_home(cluster)
-    return with_more(even(60.0), shards, (130.0 - 60.0 * len(shards) / SHARDS) / len(shards))
 
 
 # ---------------------------------------------------------------------------- first start
@@ -306,258 +289,3 @@ def test_metrics_of_an_unknown_cluster_are_refused() -> None:
     """A reporter with a mistyped name."""
     with pytest.raises(InvalidRecordError, match="c9, which is not registered"):
         started().rounds.on_metrics(ClusterMetrics(cluster="c9", instance="i", at=START, interval_s=10.0))
-
-
-# ---------------------------------------------------------------------------- succession
-
-
-def test_take_over_writes_the_new_epoch_at_once() -> None:
-    """Meta with the old version and the next epoch, before any round; a third leader goes one higher."""
-    world = started()
-    heir = successor(world).lead()
-    (meta,) = mapping_of(heir.written[len(world.written) :])
-    assert isinstance(meta, MappingMeta)
-    assert (meta.epoch, meta.version) == (2, 1)
-    third = successor(heir).lead()
-    assert third.rounds.epoch == 3
-
-
-def test_epoch_rises_before_there_is_a_mapping() -> None:
-    """Also a leader that found no cluster leaves its epoch behind."""
-    world = World().lead()
-    assert successor(world).lead().rounds.epoch == 2
-
-
-def test_other_rules_may_not_lead() -> None:
-    """Another shard count or key rule: refused with both hashes, whatever the rest."""
-    rules = KeyRules(shards=32, type_from=RULES.type_from, types=RULES.types)
-    rounds = Rounds(rules, SETTINGS, 1)
-    for record in mapping_of(started().written):
-        rounds.builder.apply(record)
-    with pytest.raises(RulesMismatchError, match=r"16 shards.*32 shards"):
-        rounds.take_over()
-
-
-def test_successor_continues_as_if_nothing_had_happened() -> None:
-    """Mode, freeze, cooldowns, dwells, shares, answers, round numbers: then the same decisions follow."""
-    world = started()
-    first = int(START // 30)
-    world.run(400, overloaded(world))
-    world.command(Freeze(id="f", at=START, reason="x"))
-    world.command(Resume(id="r", at=START))
-    heir = successor(world)
-    assert (heir.rounds.mode, heir.rounds.frozen, heir.rounds.round) == (Mode.AUTO, False, world.rounds.round)
-    assert heir.rounds.arrived == world.rounds.arrived
-    assert heir.rounds.moved == world.rounds.moved != {}
-    assert heir.rounds.answered == world.rounds.answered
-    assert heir.rounds.clusters == world.rounds.clusters
-    assert same_owners(heir, world)
-    heir.rounds.learn(heir.now, 1_000)
-    assert heir.rounds.outlook.shares_step == world.rounds.outlook.shares_step >= first
-    assert np.allclose(heir.rounds.outlook.shares.share, world.rounds.outlook.shares.share)
-    heir.lead()
-    rates = even(60.0)
-    ours, theirs = (decisions(one.run(1200, rates)) for one in (world, heir))
-    assert [(d.round, d.skip, d.moves, d.version) for d in ours] == [
-        (d.round, d.skip, d.moves, d.version) for d in theirs
-    ]
-    assert any(m.reason is Reason.RETURN for d in ours for m in d.moves)
-
-
-def same_owners(one: World, other: World) -> bool:
-    first, second = one.rounds.snapshot, other.rounds.snapshot
-    assert first is not None
-    assert second is not None
-    return first.version == second.version and bool((first.owners == second.owners).all())
-
-
-def test_frozen_balancer_stays_frozen_under_its_successor() -> None:
-    """The reason is kept too."""
-    world = started()
-    world.command(Freeze(id="f", at=START, reason="release day"))
-    heir = successor(world).lead()
-    assert (heir.rounds.frozen, heir.rounds.freeze_reason) == (True, "release day")
-
-
-def test_successor_knows_how_far_the_last_leader_had_read() -> None:
-    """What was dead-lettered before those offsets is not dead-lettered again."""
-    world = started()
-    world.rounds.offsets = {"p.load": [(0, 17), (1, 4)]}
-    world.run(10, even(10.0))
-    assert successor(world).rounds.offsets == {"p.load": [(0, 17), (1, 4)]}
-
-
-def test_same_signals_make_the_same_bytes() -> None:
-    """No clock, chance or order of hashing decides anything."""
-
-    def life() -> list[bytes]:
-        world = started()
-        user, _ = user_in(world.at_home("c2"))
-        world.rounds.on_event(f"campaign-{user}", campaign(START + 300, START + 900, user, 50.0))
-        world.history(int(START // 30) - 260, 260, even(150.0), swing=0.3)
-        world.run(200, overloaded(world))
-        world.command(add("c4"))
-        world.run(600, even(200.0))
-        return [out.record.to_json() for out in world.written if out.record]
-
-    assert life() == life()
-
-
-# ---------------------------------------------------------------------------- random signals
-
-COUNT = st.integers(0, 50) | st.sampled_from([2**31, 2**53 - 1, 2**53, -1])
-TIME = st.floats(START - 300, START + 600) | st.sampled_from([0.0, -1e308, 1e308, START])
-NAME = st.sampled_from(["c1", "c2", "c3", "c9", "", "ü"])
-NUMBER = st.floats(0, 500) | st.sampled_from([1e-9, 1e12, 1e308, -1.0, float("nan"), float("inf")])
-
-
-@st.composite
-def counts(draw: st.DrawFn) -> dict[str, object]:
-    size = draw(st.integers(0, 4))
-    column = st.lists(st.integers(0, 3) | st.just(10**30), min_size=size, max_size=size)
-    shard = st.lists(st.integers(0, SHARDS + 2), min_size=size, max_size=size)
-    count = st.lists(COUNT, min_size=size, max_size=size)
-    return {"series": draw(column), "shard": draw(shard), "count": draw(count)}
-
-
-PARTITION = st.fixed_dictionaries(
-    {
-        "partition": st.integers(0, 2),
-        "from_offset": COUNT,
-        "to_offset": COUNT,
-        "requests": COUNT,
-        "bytes": st.just(0),
-        "lag": st.just(0),
-        "forwarded": counts(),
-    }
-)
-REPORT = st.fixed_dictionaries(
-    {
-        "kind": st.just("report"),
-        "router": st.just("r1"),
-        "window_from": TIME,
-        "window_to": TIME,
-        "epoch": st.just(1),
-        "version": st.just(1),
-        "series": st.sampled_from([["order", "import"], ["import", "other"], []]),
-        "partitions": st.lists(PARTITION, max_size=2),
-        "clusters": st.dictionaries(NAME, st.lists(COUNT, max_size=4), max_size=2),
-        "hot_slots": st.lists(st.tuples(st.integers(0, SHARDS * SLOTS + 600), COUNT), max_size=3),
-    }
-)
-HISTORY = st.fixed_dictionaries(
-    {
-        "kind": st.just("history"),
-        "router": st.just("r1"),
-        "step": st.integers(int(START // 30) - 9, int(START // 30) + 9) | st.just(2**53 - 1),
-        "step_s": st.sampled_from([30.0, 10.0]),
-        "series": st.sampled_from([["order", "import"], ["order"]]),
-        "arrivals": counts(),
-    }
-)
-METRICS = st.fixed_dictionaries(
-    {"cluster": NAME, "instance": st.just("i"), "at": TIME, "interval_s": NUMBER},
-    optional={"cpu": NUMBER, "memory": NUMBER, "latency_s": NUMBER, "capacity_cps": NUMBER},
-)
-EVENT = st.fixed_dictionaries(
-    {"id": st.sampled_from(["e1", "e2", "e3"]), "kind": st.just("k"), "start": TIME, "end": TIME},
-    optional={
-        "types": st.lists(st.sampled_from(["order", "import", "x"]), max_size=2),
-        "cluster": NAME,
-        "keys": st.lists(
-            st.fixed_dictionaries(
-                {
-                    "type": st.sampled_from(["order", "x"]),
-                    "values": st.lists(st.text(max_size=3) | st.integers() | st.booleans(), max_size=2),
-                }
-            ),
-            max_size=3,
-        ),
-        "uplift": NUMBER,
-        "requests_per_s": NUMBER,
-        "capacity_factor": NUMBER,
-    },
-)
-COMMAND = st.fixed_dictionaries(
-    {
-        "id": st.text("abc", max_size=2),
-        "at": TIME,
-        "kind": st.sampled_from(["cluster-add", "mode", "freeze", "cluster-state", "rescue", "accept-rules"]),
-    },
-    optional={
-        "cluster": NAME,
-        "topic": NAME,
-        "group": NAME,
-        "capacity_cps": NUMBER,
-        "mode": st.sampled_from(["auto", "observe", "x"]),
-        "reason": st.text(max_size=3),
-        "state": st.sampled_from(["active", "draining", "down", "removed", "x"]),
-        "rules_hash": st.just("ab"),
-        "shards": st.sampled_from([SHARDS, 8]),
-    },
-)
-LAG = st.tuples(NAME, st.dictionaries(st.integers(0, 2), COUNT), st.dictionaries(st.integers(0, 2), COUNT))
-SIGNAL = st.one_of(
-    REPORT.map(lambda fields: ("load", fields)),
-    HISTORY.map(lambda fields: ("load", fields)),
-    METRICS.map(lambda fields: ("metrics", fields)),
-    EVENT.map(lambda fields: ("event", fields)),
-    COMMAND.map(lambda fields: ("command", fields)),
-    LAG.map(lambda reading: ("lag", reading)),
-    st.sampled_from([5.0, 10.0, 40.0]).map(lambda seconds: ("round", seconds)),
-)
-
-
-def apply(world: World, what: str, value: object) -> list[Out]:
-    """Gives the world one signal as it would come from its topic; a refused one changes nothing."""
-    data = as_json(value) if what in ("load", "metrics", "event", "command") else b""
-    rounds = world.rounds
-    try:
-        if what == "load":
-            rounds.on_load(load_record(data))
-        elif what == "metrics":
-            rounds.on_metrics(ClusterMetrics.from_json(data))
-        elif what == "event":
-            event = Event.from_json(data)
-            rounds.on_event(event.id, event)
-        elif what == "command":
-            return world.command(command_record(data))
-        elif what == "lag":
-            cluster, committed, end = value  # type: ignore[misc]
-            rounds.on_lag(cluster, committed, end, world.now)
-        else:
-            world.now += float(value)  # type: ignore[arg-type]
-            return world.evaluate()
-    except InvalidRecordError:
-        pass
-    return []
-
-
-def as_json(value: object) -> bytes:
-    """Returns JSON as a careless writer would make it, NaN and all."""
-    import json
-
-    return json.dumps(value).encode()
-
-
-@given(st.lists(SIGNAL, max_size=30))
-def test_random_signals_never_stop_the_balancer(signals: list[tuple[str, object]]) -> None:
-    """Whatever comes in, nothing but InvalidRecordError is raised, and every mapping written tiles."""
-    world = started()
-    for what, value in signals:
-        outs = apply(world, what, value)
-        assert not mapping_of(outs) or isinstance(outs[-1].record, MappingMeta)
-    world.run(20, even(120.0), history=False)
-    written = world.written
-    reader = SnapshotBuilder()
-    for record in mapping_of(written):
-        if isinstance(record, MappingRecord):
-            check_tiles(record.segments, record.shard)
-        reader.apply(record)
-    snapshot = world.rounds.snapshot
-    assert reader.snapshot is not None
-    assert snapshot is not None
-    assert (reader.snapshot.owners == snapshot.owners).all()
-    assert all(out.topic in topics.OWN_TOPICS for out in written)
-    assert all(out.record is None or out.record.to_json() for out in written)
-    assert successor(world).rounds.moved == world.rounds.moved
