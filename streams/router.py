@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -27,7 +26,6 @@ from streams.core.fences import ClusterNumbers
 from streams.core.handoffs import Handoffs
 from streams.core.keys import KeyReader, KeyRules
 from streams.core.mapping import Snapshot
-from streams.core.offset_note import OffsetNote, encode_note
 from streams.core.routing import Routed, Routes, route
 from streams.core.steps import STEP_S
 from streams.core.tally import Tally
@@ -38,17 +36,12 @@ from streams.router_agent import Channel, Work, route_work
 from streams.router_checks import TopicWatch, check_start
 from streams.router_deliveries import Deliveries
 from streams.router_failures import BACK_OFF_S, Failures
+from streams.router_flight import Flight, is_member
 from streams.router_handoffs import HandoffDriver
 from streams.router_mapping import MappingGate
 from streams.router_settings import RouterSettings
 from streams.router_takeover import Ownership
-from streams.router_transactions import (
-    Kind,
-    RecordTooLargeError,
-    TransactionFailedError,
-    Transactions,
-    Written,
-)
+from streams.router_transactions import Kind, RecordTooLargeError, TransactionFailedError, Transactions
 
 __all__ = ["Router", "RouterSettings", "route_work"]
 
@@ -82,32 +75,6 @@ JOIN_S = 4.0
 """Seconds until the process no longer waits for the loop's end: it is promised to be gone after 5."""
 
 
-@dataclass(frozen=True)
-class _Flying:
-    """A batch whose commit is under way, with what is noted of its partitions."""
-
-    routed: Routed
-    routes: Routes
-    notes: dict[int, OffsetNote]
-
-
-def is_member(group: object) -> bool:
-    """Returns whether group metadata is that of a member: the broker takes any other unfenced.
-
-    librdkafka's form: "CGMDv2:", generation as int32, group, NUL, member, NUL, ...
-    """
-    if not isinstance(group, bytes) or not group.startswith(b"CGMDv2:"):
-        return False
-    generation = int.from_bytes(group[7:11], sys.byteorder, signed=True)
-    _group, member, *_ = group[11:].split(b"\0")
-    return generation >= 0 and bool(member)
-
-
-def _told(note: OffsetNote | None, settled: int, newest: int) -> bool:
-    """Returns whether a partition's committed note says this already."""
-    return note is not None and (note.settled, note.newest) == (settled, newest)
-
-
 class Router:
     """One router. `start` returns at once; `on_failure` is told what ended it."""
 
@@ -134,13 +101,9 @@ class Router:
         self._gate = MappingGate(settings, rules, mapping, self._watch, self._numbers)
         self._failures = Failures(settings.ingest, self._watch)
         self._adaptive = float(settings.batch_min)
-        self._flying: _Flying | None = None
-        """The batch whose commit is under way."""
         self._failed: TransactionFailedError | None = None
         """Found by a rebalance callback, handled by the loop."""
         self._rebalanced = False
-        self._noted: dict[int, OffsetNote] = {}
-        """Ingest partition -> its newest committed note."""
         self._note_at = 0.0
         self._carried: list[Message] = []
         """Records that came while nothing should: the next batch begins with them."""
@@ -162,12 +125,11 @@ class Router:
         self._watch.start()
         consumer = router_consumer(settings.kafka, settings.group)
         self._consumer = Consumer(router_consumer(settings.kafka, settings.group, settings.instance_id))
-        self._transactions: Transactions | Deliveries
+        writer: Transactions | Deliveries
         if settings.guarantee == "exactly-once":
-            producer = router_producer(settings.kafka, settings.transactional_id)
-            self._transactions = Transactions(producer, self._stopping)
+            writer = Transactions(router_producer(settings.kafka, settings.transactional_id), self._stopping)
         else:
-            self._transactions = Deliveries(router_producer(settings.kafka), self._stopping, self._commit)
+            writer = Deliveries(router_producer(settings.kafka), self._stopping, self._commit)
         tally = Tally(settings.instance, self._rules.series, self._rules.shards, STEP_S)
         self._reporter = LoadReporter(
             settings.kafka, settings.prefix, tally, self._numbers, self._clock, self._lag, self._on_failure
@@ -179,6 +141,9 @@ class Router:
             settings.ingest,
             self._handoffs,
             self._reporter.begin,
+        )
+        self._flight = Flight(
+            writer, self._handoffs, self._failures, self._reporter, settings.ingest, self._rules_hash
         )
         self._driver = HandoffDriver(settings.kafka, self._handoffs, self._on_failure)
         self._thread.start()
@@ -199,7 +164,10 @@ class Router:
 
     def ready(self) -> tuple[bool, str]:
         """Returns whether requests are routed, and if not, why."""
-        return not self._gate.closed, self._gate.closed or "ok"
+        reason = self._gate.closed
+        if not reason and self._ownership.waiting:
+            reason = "taking over partitions"
+        return not reason, reason or "ok"
 
     def _lag(self, partition: int, position: int) -> int:
         """Returns the records after `position`, as of the last look."""
@@ -218,6 +186,7 @@ class Router:
                 ends[partition] = int(self._consumer.get_watermark_offsets(place, cached=True)[1])
         self._ends = ends
         metrics.PARTITIONS.set(len(ends))
+        metrics.FULL_PARTITIONS.set(self._ownership.full)
 
     # ------------------------------------------------------------------ the loop
 
@@ -330,50 +299,38 @@ class Router:
         return group
 
     def _submit(self, routed: Routed, routes: Routes, group: object) -> None:
-        """Starts the transaction of a batch, with the offset and the note of each of its partitions."""
-        partitions = sorted({*routed.positions, *(partition for partition, _ in routed.origins)})
-        notes = {number: self._handoffs.active[number].note(self._rules_hash) for number in partitions}
-        places = [
-            TopicPartition(self._settings.ingest, number, offset, metadata=encode_note(note))
-            for number, (offset, note) in notes.items()
-        ]
-        self._flying = _Flying(routed, routes, {number: note for number, (_, note) in notes.items()})
-        self._handoffs.sent(routed.sent)
         try:
-            self._transactions.submit(routed, places, group)
+            self._flight.start(routed, routes, group)
         except RecordTooLargeError as failure:
             self._failures.too_large(routed, failure)
             self._restart(Kind.ABORT)
 
     def _idle(self) -> None:
         """Nothing to route: takes the outcome of a commit, tells what changed of idle partitions."""
-        if self._transactions.pending:
-            if self._transactions.done or self._transactions.hung:
+        writer = self._flight.writer
+        if writer.pending:
+            if writer.done or writer.hung:
                 self._settle()
             return
         routes = self._driver.routes
         if routes is None or time.monotonic() - self._note_at < NOTE_S:
             return
-        late = [
-            partition
-            for partition, handoff in self._handoffs.active.items()
-            if not _told(self._noted.get(partition), handoff.settled, handoff.version)
-        ]
-        if late:
+        untold = self._flight.untold()
+        if untold:
             self._note_at = time.monotonic()
-            positions = {number: self._handoffs.active[number].position for number in late}
             nothing = route([], routes, self._reader, self._handoffs, most_released=0)
-            self._submit(replace(nothing, positions=positions), routes, self._membership())
+            self._submit(replace(nothing, positions=untold), routes, self._membership())
 
     def _settle(self) -> None:
         """Waits for the commit under way, polling the consumer meanwhile, and takes in its outcome."""
         waited = 0
-        while self._transactions.pending:
+        writer = self._flight.writer
+        while writer.pending:
             try:
-                self._committed(self._transactions.take(IDLE_S))
+                self._flight.land(IDLE_S)
             except TimeoutError:
-                if self._transactions.hung:
-                    raise self._transactions.abandon() from None
+                if writer.hung:
+                    raise writer.abandon() from None
                 waited += 1
                 if waited * IDLE_S >= PATIENCE_S and not self._in_callback:
                     self._poll_paused()
@@ -404,28 +361,6 @@ class Router:
                 self._consumer.commit(offsets=places, asynchronous=True)
         except KafkaException as failure:
             log.debug("offsets were not committed: %s", failure)
-
-    def _committed(self, written: Written) -> None:
-        """Takes in a committed transaction: only now do its records have fences."""
-        flying, self._flying = self._flying, None
-        if flying is None:
-            return
-        routed, snapshot = flying.routed, flying.routes.snapshot
-        self._failures.committed(routed)
-        self._handoffs.written(routed.sent, written.last)
-        self._noted.update({p: note for p, note in flying.notes.items() if p in self._handoffs.active})
-        if not routed.records and not routed.origins:
-            return
-        positions = {number: flying.notes[number].position for number in routed.positions}
-        self._reporter.committed(routed, positions, (snapshot.epoch, snapshot.version))
-        metrics.COMMIT_SECONDS.observe(written.seconds)
-        metrics.BATCH_REQUESTS.observe(len(routed.origins))
-        metrics.FORWARDED_BYTES.inc(int(routed.taken.size.sum()))
-        metrics.ORDER_UNPROVEN.inc(routed.unproven)
-        for number, count in routed.sent.by_cluster().items():
-            metrics.FORWARDED.labels(self._numbers.names[number]).inc(count)
-        for letter in routed.dead:
-            metrics.DEAD_LETTERS.labels(letter.bad.value).inc()
 
     def _adapt(self, records: int, seconds: float) -> None:
         """Moves the batch size towards WORK_S of routing and producing; small batches say little."""
@@ -465,30 +400,28 @@ class Router:
         self._ownership.gone(partitions)
         self._failures.hunt.forget(partitions)
         self._reporter.end(partitions)
-        for partition in partitions:
-            self._noted.pop(partition, None)
+        self._flight.forget(partitions)
 
     # ------------------------------------------------------------------ failures
 
     def _recover(self, failure: TransactionFailedError) -> None:
         """Takes in a failed transaction, then starts over as it asks for."""
-        origins = self._flying.routed.origins if self._flying else []
-        self._failures.failed(failure, origins, self._gate.needed)
+        self._failures.failed(failure, self._flight.drop(), self._gate.needed)
         self._restart(failure.kind)
 
     def _restart(self, kind: Kind) -> None:
         """Drops what is in hand, makes the producer usable, and reads on from the committed offsets."""
-        self._flying = None
+        self._flight.drop()
         self._carried = []
         self._ownership.rebuild()
-        if kind is Kind.RENEW or not self._transactions.abort():
+        if kind is Kind.RENEW or not self._flight.writer.abort():
             self._open()
         self._wait(self._failures.pause_s)
 
     def _open(self) -> None:
         """Makes a new producer; a broker that is away is waited for, for ever."""
         pause = BACK_OFF_S[0]
-        while not self._stopping.is_set() and not self._transactions.open():
+        while not self._stopping.is_set() and not self._flight.writer.open():
             self._wait(pause)
             pause = min(pause * 2, BACK_OFF_S[1])
 
@@ -503,13 +436,13 @@ class Router:
         """Commits what is in hand, reports the rest, leaves the group: within STOP_S."""
         deadline = time.monotonic() + STOP_S
         try:
-            if self._transactions.pending:
-                self._committed(self._transactions.take(STOP_S / 2))
+            if self._flight.writer.pending:
+                self._flight.land(STOP_S / 2)
         except (TransactionFailedError, TimeoutError) as failure:
             log.debug("the last transaction did not commit: %s", failure)
         self._reporter.stop()
         self._leave(max(LEAVE_S, deadline - time.monotonic()))
-        self._transactions.end()
+        self._flight.writer.end()
         self._ownership.end()
         self._driver.stop()
         self._watch.stop()

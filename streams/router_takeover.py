@@ -99,9 +99,9 @@ class Ownership:
         return list(self._handoffs.active)
 
     @property
-    def full(self) -> bool:
-        """Returns whether a partition is paused because no more may be held."""
-        return bool(self._full)
+    def full(self) -> int:
+        """Returns how many partitions are paused because no more may be held."""
+        return len(self._full)
 
     def reads(self, partition: int) -> bool:
         """Returns whether records of this partition are wanted now."""
