@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +19,13 @@ from typing import Any
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from prometheus_client.parser import text_string_to_metric_families
 
-from schemas.records import ClusterState, MappedCluster, Move
+from schemas.records import SLOTS, ClusterState, MappedCluster, Move, Reason
 from schemas.topics import DEAD_LETTER, LOAD, MAPPING, ROOM_BYTES
-from streams.core.mapping import Snapshot, SnapshotBuilder
+from streams.core.keys import locate
+from streams.core.mapping import Snapshot, SnapshotBuilder, ranges
+from streams.core.offset_note import OffsetNote, decode_note
 from streams.core.plans import apply_moves, first_mapping
 from streams.mapping_topic import MappingWriter, plan_messages
 from tests.streams.router_process import rules
@@ -63,6 +66,18 @@ class RouterProcess:
             return False, str(error)
         return body["ok"], body["reason"]
 
+    def metric(self, name: str, **labels: str) -> float:
+        """Returns the value of one of its metrics, 0 where it has none of that name and these labels."""
+        with urllib.request.urlopen(self.url + "/metrics", timeout=5) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        samples = (sample for family in families for sample in family.samples)
+        return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
+
+    def kill(self) -> None:
+        """Ends it with SIGKILL and waits until it is gone."""
+        self.process.kill()
+        self.process.wait(10)
+
     def wait_ready(self) -> None:
         """Waits until the router says that it routes."""
         wait_for("router is ready", lambda: self.ready()[0])
@@ -93,6 +108,8 @@ class Site:
     folder: Path
     clusters: tuple[str, ...] = ("c1", "c2", "c3")
     snapshot: Snapshot | None = None
+    states: dict[str, ClusterState] = field(default_factory=dict)
+    """States of clusters that are not active."""
     running: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
@@ -133,7 +150,7 @@ class Site:
                 topic=self.topic(name),
                 group=f"{name}-group",
                 partitions=CLUSTER_PARTITIONS,
-                state=ClusterState.ACTIVE,
+                state=self.states.get(name, ClusterState.ACTIVE),
             )
             for name in self.clusters
         }
@@ -148,6 +165,71 @@ class Site:
         """Writes the next version, with these moves."""
         assert self.snapshot is not None
         self._write(apply_moves(self.snapshot, moves, epoch=1, plan="1.1", clusters=self.mapped()))
+
+    def move(self, users: Iterable[int], target: str) -> None:
+        """Writes the next version: the slots of these users go to `target`."""
+        assert self.snapshot is not None
+        chosen: dict[tuple[int, str], set[int]] = {}
+        for slot in map(slot_of, users):
+            source = self.snapshot.owner(slot)
+            if source != target:
+                chosen.setdefault((slot // SLOTS, source), set()).add(slot % SLOTS)
+        self.write_moves(
+            [
+                Move(
+                    shard=shard,
+                    source=source,
+                    target=target,
+                    slots=ranges(sorted(slots)),
+                    load_cps=1.0,
+                    reason=Reason.DRAIN,
+                )
+                for (shard, source), slots in sorted(chosen.items())
+            ]
+        )
+
+    def set_state(self, cluster: str, state: ClusterState) -> None:
+        """Writes the next version: a cluster has another state."""
+        self.states[cluster] = state
+        self.write_moves([])
+
+    def owner(self, user: int) -> str:
+        """Returns the cluster that owns a user's slot."""
+        assert self.snapshot is not None
+        return self.snapshot.owner(slot_of(user))
+
+    def users_of(self, cluster: str, count: int) -> list[int]:
+        """Returns users of different slots that a cluster owns."""
+        found: dict[int, int] = {}
+        for user in range(10_000):
+            if self.owner(user) == cluster:
+                found.setdefault(slot_of(user), user)
+            if len(found) == count:
+                break
+        return list(found.values())
+
+    def send(self, *requests: dict[str, Any]) -> None:
+        """Produces requests to the ingest topic, together, and waits until they are there."""
+        producer = self.producer(**{"linger.ms": 50})
+        for arguments in requests:
+            producer.produce(self.ingest, **arguments)
+        assert producer.flush(20) == 0
+
+    def commit_at(self, cluster: str, offsets: Mapping[int, int]) -> None:
+        """Commits these offsets by partition of a cluster's topic for its group, as its backend would."""
+        settings = {"bootstrap.servers": self.bootstrap, "group.id": f"{cluster}-group", "log_level": 2}
+        consumer = Consumer(settings)
+        places = [TopicPartition(self.topic(cluster), number, offset) for number, offset in offsets.items()]
+        consumer.commit(offsets=places, asynchronous=False)
+        consumer.close()
+
+    def notes(self) -> dict[int, tuple[int, OffsetNote | None]]:
+        """Returns the routers' committed offset and note of each ingest partition."""
+        consumer = self.group_consumer("router")
+        places = [TopicPartition(self.ingest, partition) for partition in range(INGEST_PARTITIONS)]
+        found = consumer.committed(places, 10)
+        consumer.close()
+        return {place.partition: (place.offset, decode_note(place.metadata)) for place in found}
 
     def _write(self, plan: Any) -> None:
         records, meta = plan
@@ -297,11 +379,16 @@ def headers_of(message: Message) -> dict[str, bytes]:
     return {name: value for name, value in listed(message) if isinstance(value, bytes)}
 
 
-def request(sequence: int, user: int | None = None) -> dict[str, Any]:
-    """Returns producer arguments of one good request of type update."""
+def request(sequence: int, user: int | None = None, kind: str = "update") -> dict[str, Any]:
+    """Returns producer arguments of one good request."""
     who = sequence % 97 if user is None else user
-    value = json.dumps({"type": "update", "user": {"id": f"u{who}"}, "seq": sequence}).encode()
+    value = json.dumps({"type": kind, "user": {"id": f"u{who}"}, "seq": sequence}).encode()
     return {"value": value, "key": f"u{who}".encode()}
+
+
+def slot_of(user: int) -> int:
+    """Returns the global slot of a user."""
+    return locate(rules(), "update", [f"u{user}"])[1]
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import json
 import sys
 
 from app.host import run_router
+from streams import router_fences
 from streams.clock import Clock
 from streams.core.handoff import HandoffSettings
 from streams.core.keys import KeyRules, RequestType, parse_field
@@ -13,13 +14,14 @@ from streams.router import RouterSettings
 
 
 def rules(shards: int = 32) -> KeyRules:
-    """The rules of the tests' requests: one type by JSON fields, one by header and record key, no `*`."""
+    """The rules of the tests' requests: by JSON fields, by header and record key, without order; no `*`."""
     return KeyRules(
         shards=shards,
         type_from=(parse_field("header:type"), parse_field("json:type")),
         types=(
             RequestType("update", (parse_field("json:user.id"),), keyspace="user"),
             RequestType("read", (parse_field("header:tenant"), parse_field("key"))),
+            RequestType("view", (parse_field("json:user.id"),), keyspace="user", order="none"),
         ),
     )
 
@@ -38,6 +40,7 @@ def main() -> None:
         handoff=HandoffSettings(**given.get("handoff", {})),
     )
     clock = Clock(**given.get("clock", {}))
+    router_fences.NO_COMMIT_S = given.get("no_commit_s", router_fences.NO_COMMIT_S)
     sys.exit(run_router(settings=settings, rules=rules(given.get("shards", 32)), clock=clock, web_port=0))
 
 
