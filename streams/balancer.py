@@ -181,6 +181,8 @@ class Balancer:
             outs += rounds.evaluate(self.settings.clock.now())
             metrics.ROUND_SECONDS.observe(time.perf_counter() - started)
             metrics.STEPS_LEARNED.set(rounds.outlook.learned)
+            states = [cluster.state for cluster in rounds.clusters.values()]
+            metrics.observe_handoffs(rounds.settled, len(rounds.pending()), states)
             await self._write(outs)
 
     async def _look_at_suspects(self, rounds: Rounds) -> None:

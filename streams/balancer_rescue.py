@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from schemas.records import Rescuing
+from streams import metrics
 from streams.balancer_intake import Put
 from streams.balancer_takeover import Settings
 from streams.core.rounds import Rounds
@@ -46,12 +47,12 @@ class Rescues:
             task = self._task = RescueTask(self._settings.kafka, errand)
             run = partial(_run, task, rescue, term, put)
             threading.Thread(target=run, name="rescue", daemon=True).start()
-        rounds.on_rescued(self._task.requests, self._task.letters)
+        _tell(rounds, self._task)
 
     def ended(self, rounds: Rounds) -> None:
         """Takes leave of the task that has ended, after its last word to the core."""
         if self._task is not None:
-            rounds.on_rescued(self._task.requests, self._task.letters)
+            _tell(rounds, self._task)
         self._task = None
 
     @property
@@ -69,6 +70,14 @@ class Rescues:
         if self._task is not None:
             self._task.stop()
         self._task = None
+
+
+def _tell(rounds: Rounds, task: RescueTask) -> None:
+    """Tells the core how much the task has moved, and counts what is new of it."""
+    requests = task.requests
+    if rounds.rescue is not None:
+        metrics.RESCUED.labels(cluster=rounds.rescue.cluster).inc(requests - rounds.rescued)
+    rounds.on_rescued(requests, task.letters)
 
 
 def _run(task: RescueTask, rescue: Rescuing, term: int, put: Put) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counted
+from collections.abc import Iterable
+
 from prometheus_client import Counter, Gauge, Histogram
 
-from schemas.records import Decision
+from schemas.records import ClusterState, Decision
 
 # ---------------------------------------------------------------------------- router
 
@@ -82,6 +85,28 @@ SERIES_SKILL = Gauge(
 )
 BAD_RECORDS = Counter("foreshard_balancer_bad_records", "Records of control topics refused.", ["topic"])
 STEPS_LEARNED = Gauge("foreshard_balancer_learned_steps", "Forecast steps learned since the take-over.")
+SETTLED_VERSION = Gauge(
+    "foreshard_balancer_settled_mapping_version",
+    "Mapping version that every ingest partition has settled; 0 until all were read.",
+)
+PENDING_SHARDS = Gauge(
+    "foreshard_balancer_pending_shards", "Shards whose last move is not settled everywhere: they stay."
+)
+CLUSTERS = Gauge("foreshard_balancer_clusters", "Registered clusters, by state.", ["state"])
+RESCUED = Counter(
+    "foreshard_balancer_rescued_requests",
+    "Requests that this balancer re-routed from the topic of a cluster that is down.",
+    ["cluster"],
+)
+
+
+def observe_handoffs(settled: int, pending: int, states: Iterable[ClusterState]) -> None:
+    """Shows how far routers are with what was decided, and the clusters as they are registered."""
+    SETTLED_VERSION.set(settled)
+    PENDING_SHARDS.set(pending)
+    counts = Counted(states)
+    for state in ClusterState:
+        CLUSTERS.labels(state=state.value).set(counts[state])
 
 
 def observe_decision(decision: Decision) -> None:

@@ -10,17 +10,19 @@ import numpy as np
 from schemas.records import SLOTS, Event
 from streams.balancer import Balancer
 from streams.core.mapping import Snapshot
+from streams.core.rounds import Rounds
 
 OVER_S = 3600.0
 """Model seconds that an event is shown after its end."""
+BUSY_KEYS_SHOWN = 5
 
 
 def view(balancer: Balancer) -> dict[str, Any]:
     """Returns what `/api/state` answers. Names and counts only: no key of any request is in it.
 
     role, model_time; clusters, series: of the newest round that measured; decisions: newest first;
-    mapping: see `_mapping`; events: those not long over. A leader also tells mode, frozen, epoch, and
-    steps_learned.
+    mapping, handoffs: see `_mapping`, `_handoffs`; events: those not long over. A leader also tells
+    mode, frozen, epoch, and steps_learned.
     """
     rounds = balancer.rounds
     now = balancer.settings.clock.now()
@@ -36,6 +38,7 @@ def view(balancer: Balancer) -> dict[str, Any]:
             for item in reversed(decisions)
         ],
         "mapping": None,
+        "handoffs": None,
         "events": [],
     }
     if rounds is None:
@@ -47,6 +50,7 @@ def view(balancer: Balancer) -> dict[str, Any]:
         "steps_learned": rounds.outlook.learned,
         "events": [_event(event) for event in rounds.events.all() if event.end > now - OVER_S],
         "mapping": None if rounds.snapshot is None else _mapping(rounds.snapshot),
+        "handoffs": None if rounds.snapshot is None else _handoffs(rounds, rounds.snapshot, now),
     }
 
 
@@ -71,4 +75,23 @@ def _mapping(snapshot: Snapshot) -> dict[str, Any]:
         "homes": homes.tolist(),
         "away": np.round(away, 4).tolist(),
         "slots": np.bincount(snapshot.owners, minlength=len(snapshot.names)).tolist(),
+    }
+
+
+def _handoffs(rounds: Rounds, snapshot: Snapshot, now: float) -> dict[str, Any]:
+    """Returns how far routers are with what was decided, clusters by state, and the busiest keys' hashes."""
+    load = rounds.reports.handoffs(now)
+    states: dict[str, list[str]] = {}
+    for name, cluster in sorted(rounds.clusters.items()):
+        states.setdefault(cluster.state.value, []).append(name)
+    keys = [
+        {"hash": key.hash, "shard": key.slot // SLOTS, "cluster": snapshot.owner(key.slot), "rps": key.rps}
+        for key in rounds.reports.busy_keys(now, BUSY_KEYS_SHOWN)
+        if key.slot < len(snapshot.owners)
+    ]
+    return load.model_dump() | {
+        "settled": rounds.settled,
+        "pending_shards": len(rounds.pending()),
+        "states": states,
+        "busy_keys": keys,
     }

@@ -28,7 +28,7 @@ from streams.core.dead import DeathWatch
 from streams.core.keys import KeyRules
 from streams.core.mapping import Snapshot, SnapshotBuilder
 from streams.core.out import Out
-from streams.core.plans import apply_moves, first_mapping
+from streams.core.plans import apply_moves, first_mapping, unsettled
 from streams.core.round_settings import RoundSettings
 
 META_KEY = "meta"
@@ -92,6 +92,12 @@ class Leader:
         """
         newest = self.snapshot.version if self.snapshot else 0
         return min((version if version <= newest else 0 for version in self._settled.values()), default=0)
+
+    def pending(self) -> frozenset[int]:
+        """Returns the shards whose last move may not be settled everywhere yet."""
+        records = self.snapshot.records if self.snapshot else ()
+        settled = self.settled
+        return frozenset(record.shard for record in records if unsettled(record, settled))
 
     def restore(self, record: BalancerState) -> None:
         """Takes a predecessor's state."""

@@ -37,8 +37,9 @@ from streams.core.out import Out
 from streams.core.outcome import NOTHING_FOUND, Found
 from streams.core.outlook import COLUMNS, Demand, Outlook
 from streams.core.planner import ClusterInput, Plan, PlanInput, plan
-from streams.core.plans import apply_moves, unsettled
+from streams.core.plans import apply_moves
 from streams.core.round_settings import RoundSettings
+from streams.core.router_reports import RouterReports
 from streams.core.steps import STEP_S
 
 SHARES_EVERY = 10
@@ -54,6 +55,7 @@ class Rounds(Leader):
         super().__init__(rules, settings)
         self.ingest_partitions = ingest_partitions
         self.load = LoadBook(rules.series, rules.shards, ingest_partitions)
+        self.reports = RouterReports()
         self.steps = StepBook(rules.series, rules.shards, ingest_partitions, STEP_S)
         self.outlook = Outlook(rules)
         self.events = EventBook(rules, self.clusters)
@@ -65,6 +67,7 @@ class Rounds(Leader):
     def on_load(self, record: LoadReport | LoadHistory) -> None:
         if isinstance(record, LoadReport):
             self.load.add(record)
+            self.reports.add(record)
         else:
             self.steps.add(record)
 
@@ -202,17 +205,10 @@ class Rounds(Leader):
             clusters=clusters,
             arrived=self.arrived,
             moved=self.moved,
-            pending=self._pending(snapshot),
+            pending=self.pending() if self.settings.wait_for_handoff else frozenset(),
             event_shards=demand.event_shards,
             joined=frozenset(self.joined),
         )
-
-    def _pending(self, snapshot: Snapshot) -> frozenset[int]:
-        """Returns the shards whose last move may not be settled everywhere yet."""
-        if not self.settings.wait_for_handoff:
-            return frozenset()
-        settled = self.settled
-        return frozenset(record.shard for record in snapshot.records if unsettled(record, settled))
 
     def _decide(
         self, snapshot: Snapshot, demand: Demand, inputs: PlanInput, made: Plan, suspicion: str

@@ -208,7 +208,7 @@ def test_the_page_and_its_state_are_served(led: Led) -> None:
     assert state["role"] == "leading"
     assert set(state) == {
         *("role", "model_time", "mode", "frozen", "epoch", "steps_learned"),
-        *("clusters", "series", "decisions", "mapping", "events"),
+        *("clusters", "series", "decisions", "mapping", "handoffs", "events"),
     }
     assert {item["name"] for item in state["clusters"]} >= {"c1", "c2"}
     assert [item["name"] for item in state["series"]] == ["order", "*"]
@@ -218,6 +218,9 @@ def test_the_page_and_its_state_are_served(led: Led) -> None:
     assert len(mapping["homes"]) == len(mapping["away"]) == 16
     assert sum(mapping["slots"]) == 16 * 256
     assert len(mapping["names"]) == len(mapping["slots"])
+    handoffs = state["handoffs"]
+    assert {"c1", "c2"} <= set(handoffs["states"]["active"])
+    assert (handoffs["hold"], handoffs["held_requests"]) == (0, 0)
     assert json.loads(led.fetch("/healthz"))["ok"] is True
     assert b"foreshard_" in led.fetch("/metrics")
 

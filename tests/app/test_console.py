@@ -6,8 +6,10 @@ import re
 from html.parser import HTMLParser
 from importlib.resources import files
 
-from app.console.view import _event
-from schemas.records import Event, EventKey
+from app.console.view import _event, _handoffs
+from schemas.records import SLOTS, Event, EventKey, HandoffLoad, HotKeyLoad
+from tests.core.rounds_world import even, started
+from tests.core.test_cluster_states import state
 
 PAGE = (files("app.console") / "page.html").read_text(encoding="utf-8")
 
@@ -76,4 +78,32 @@ def test_an_event_is_shown_without_its_keys() -> None:
         "requests_per_s": 5.0,
         "capacity_factor": None,
         "scope": "2 keys of order",
+    }
+
+
+def test_handoffs_are_shown_with_who_is_late_and_which_keys_are_busy() -> None:
+    """Versions, shards, slots, held requests, clusters by state; a key by its hash, shard and cluster."""
+    world = started()
+    world.run(20, even(60.0))
+    world.settling = False
+    world.command(state("c3", "draining"))
+    world.run(10, even(60.0))
+    slot = 5 * SLOTS + 7
+    report = world.router.report(world.now + 5.0, even(60.0))
+    busy = [HotKeyLoad(hash="00000000000000ff", slot=slot, requests=50)]
+    handoffs = HandoffLoad(watch=3, hold=2, held_requests=40)
+    world.rounds.on_load(report.model_copy(update={"hot_keys": busy, "handoffs": handoffs}))
+    snapshot = world.rounds.snapshot
+    assert snapshot is not None
+    pending = world.rounds.pending()
+    assert pending <= set(world.at_home("c3"))
+    assert pending
+    assert _handoffs(world.rounds, snapshot, world.now + 5.0) == {
+        "watch": 3,
+        "hold": 2,
+        "held_requests": 40,
+        "settled": 1,
+        "pending_shards": len(pending),
+        "states": {"active": ["c1", "c2"], "draining": ["c3"]},
+        "busy_keys": [{"hash": "00000000000000ff", "shard": 5, "cluster": snapshot.owner(slot), "rps": 10.0}],
     }

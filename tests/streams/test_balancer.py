@@ -77,6 +77,10 @@ def test_clean_end_hands_over_at_once(site: BalancedSite) -> None:
     assert "foreshard_balancer_epoch 2.0" in text
     assert "foreshard_balancer_learned_steps 0.0" in text
     assert "foreshard_balancer_round_seconds_count" in text
+    assert 'foreshard_balancer_clusters{state="active"} 3.0' in text
+    assert 'foreshard_balancer_clusters{state="down"} 0.0' in text
+    assert "foreshard_balancer_settled_mapping_version 0.0" in text  # no router has settled anything
+    assert "foreshard_balancer_pending_shards 0.0" in text
     assert second.stop() < 5.0
 
 

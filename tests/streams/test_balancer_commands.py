@@ -115,6 +115,8 @@ def test_a_rescue_whose_leader_is_killed_is_ended_by_the_next_one(
     assert done.skip is None
     assert done.detail.endswith(" requests of c3, the rest of what a leader before had begun")
     assert site.metas()[-1].clusters["c3"].rescues == 1
+    own = int(done.detail.split()[1])
+    assert f'foreshard_balancer_rescued_requests_total{{cluster="c3"}} {own}.0' in standby.get("/metrics")
     wait_for("all requests", lambda: moved(reader, site) >= count)
     reader.poll(0.5)
     rescued = [m for m in reader.forwarded if m.topic() != site.topic("c3")]
