@@ -178,6 +178,16 @@ def test_a_slot_that_comes_back_waits_for_the_cluster_between() -> None:
     """)
 
 
+def test_a_slot_that_got_nothing_on_its_way_passes_through() -> None:
+    """a -> b -> c: b got nothing of it, so there is nothing to wait for, whatever a's offsets were."""
+    play("""
+        send 0 0 0 -> 0a 0a 0a | a
+        done a     ->          | a
+        map b 0    ->          | b
+        map c 0    ->          | c
+    """)
+
+
 def test_a_held_slot_changes_its_target() -> None:
     """a -> b -> c while held: what was held goes to c, b never sees anything."""
     play(
@@ -488,6 +498,24 @@ def test_a_cluster_that_is_up_again_must_drain_before_the_slot_moves_on() -> Non
     )
 
 
+def test_what_a_dead_cluster_had_counts_again_when_the_slot_is_back() -> None:
+    """It left a fence behind; back at a with nothing new sent, the slot still waits for that one."""
+    play(
+        """
+        send 0  -> 0a | a
+        down a  ->    | a
+        map b 0 ->    | b
+        up a    ->    | b
+        map a 0 ->    | a
+        map c 0 ->    | a>c
+        +0.5    ->    | a:c
+        send 0  ->    | a:c(1)
+        done a  -> 0c | c
+    """,
+        dead_grace_s=0.0,
+    )
+
+
 def test_a_dead_cluster_that_has_drained_proves_the_order() -> None:
     """Down or not: nothing is unproven where its group has committed everything."""
     play(
@@ -607,6 +635,30 @@ def test_what_is_released_and_not_yet_sent_is_still_held_to_a_successor() -> Non
         send       -> 0b | b
         done b     ->    | b
     """,
+    )
+
+
+def test_what_is_released_is_listed_with_its_own_from() -> None:
+    """Slot 1 was forwarded at 4 and entered hold at 5: that stays so while slot 0 has older ones to send."""
+    play(
+        """
+        most 1     ->       | a a
+        send 0 1   -> 0a 1a | a a
+        map b 0    ->       | a>b a
+        +0.5       ->       | a:b a
+        send 0 0 1 -> 1a    | a:b(2) a
+        map b 1    ->       | a:b(2) a>b
+        +0.5       ->       | a:b(2) a:b
+        send 1     ->       | a:b(2) a:b(1)
+        done a     -> 0b    | b b
+        note       -> 3 settled 3 newest 3 position 6 0 from 3, 1 from 5
+        die        ->       | b b
+        send       -> 0b 1b | b b
+        send       ->       | b b
+        done b     ->       | b b
+    """,
+        slots=(0, 1),
+        rule_kept=False,
     )
 
 

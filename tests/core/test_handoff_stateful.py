@@ -21,6 +21,9 @@ from tests.simulation.nightly import tries
 SLOTS_USED = (0, 2, SLOTS + 1)
 """Two slots of one output partition, one of another shard."""
 
+WAYS = ("done", "committed", "heard", "heard", "all committed")
+"""How far what a backend has done is known."""
+
 partitions = st.integers(0, INGEST - 1)
 names = st.sampled_from(["a", "b", "c"])
 slots = st.sampled_from(SLOTS_USED)
@@ -71,12 +74,12 @@ class HandoffMachine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ requests
 
-    @rule(partition=partitions, some=st.lists(slots, min_size=1, max_size=3), turn=st.booleans())
-    def send(self, partition: int, some: list[int], turn: bool) -> None:
-        """Requests that need their order; with `turn` they are routed at once."""
+    @rule(partition=partitions, some=st.lists(slots, min_size=1, max_size=3), turns=st.integers(0, 2))
+    def send(self, partition: int, some: list[int], turns: int) -> None:
+        """Requests that need their order; one turn routes them, a second one commits them."""
         for slot in some:
             self.world.produce(partition, name_at(slot))
-        if turn:
+        for _ in range(turns):
             self.router(partition).turn()
 
     @rule(partition=partitions, slot=slots, kind=st.sampled_from(["free", "unknown", "poison"]))
@@ -110,7 +113,7 @@ class HandoffMachine(RuleBasedStateMachine):
     @rule(
         some=st.sets(slots, min_size=1),
         to=names | st.just("d"),
-        seen=st.sampled_from(["none", "one", "all"]),
+        seen=st.sampled_from(["none", "one", "all", "all"]),
     )
     def move(self, some: set[int], to: str, seen: str) -> None:
         """The mapping moves slots; d joins when it is first wanted."""
@@ -128,20 +131,16 @@ class HandoffMachine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ backends
 
-    @rule(
-        name=names | st.just("d"),
-        most=st.sampled_from([0, 1, 100]),
-        commit=st.booleans(),
-        past_markers=st.booleans(),
-        heard=st.booleans(),
-    )
-    def work(self, name: str, most: int, commit: bool, past_markers: bool, heard: bool) -> None:
-        """A backend processes some requests; its group may commit, the routers may hear of it."""
+    @rule(which=st.integers(0, 3), most=st.sampled_from([1, 100]), how=st.sampled_from(WAYS))
+    def work(self, which: int, most: int, how: str) -> None:
+        """A backend that has something to do does it; its group may commit, the routers may hear of it."""
+        busy = sorted({place[0] for place, one in self.world.outputs.items() if one.committed < len(one.log)})
+        name = (busy or ["a"])[which % max(1, len(busy))]
         for place in self.places(name):
             self.world.process(place, most)
-            if commit:
-                self.world.commit_group(place, past_markers=past_markers)
-        if heard:
+            if how != "done":
+                self.world.commit_group(place, past_markers=how == "all committed")
+        if how in ("heard", "all committed"):
             for router in self.routers:
                 router.hear(name)
 

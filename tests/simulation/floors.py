@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 UNIT = ("handoff", "handoff_notes", "handoff_claims", "handoffs", "fences", "held", "routing")
 """Modules of tests/core, without `test_`."""
-EPISODES = 250
+EPISODES = 150
 """The most of each kind; most mistakes show in the first few."""
-EXAMPLES = 300
+EXAMPLES = 200
 
 
 def unit() -> None:

@@ -21,7 +21,7 @@ from tests.simulation.mutations import MUTATIONS, Mutation
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("schemas", "streams", "tests/core", "tests/simulation")
-LIMIT_S = 120.0
+LIMIT_S = 600.0
 """Longest run of a floor; the machine may be busy."""
 
 
@@ -73,24 +73,22 @@ def look(mutation: Mutation, floor: str) -> Found:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return Found(f"not done after {LIMIT_S:.0f} s", LIMIT_S)
+            return Found("", LIMIT_S)
         lines = ended.stderr.strip().splitlines() or ["?"]
         return Found(lines[-1] if ended.returncode else "", time.monotonic() - started)
 
 
 def main() -> None:
-    """Prints, for every mistake, which floors see it."""
-    tasks = [(mutation, floor) for mutation in MUTATIONS for floor in FLOORS]
-    with ThreadPoolExecutor(2) as pool:
-        answers = list(pool.map(lambda task: look(*task), tasks))
-    found = {(mutation.name, floor): answer for (mutation, floor), answer in zip(tasks, answers, strict=True)}
+    """Prints, for every mistake, which floors see it, and after how many seconds; reasons go to stderr."""
     sys.stdout.write(f"| mistake | {' | '.join(FLOORS)} |\n|---|{'---|' * len(FLOORS)}\n")
-    for mutation in MUTATIONS:
-        cells = [found[mutation.name, floor] for floor in FLOORS]
-        shown = [f"seen, {cell.seconds:.1f} s" if cell.why else "-" for cell in cells]
-        sys.stdout.write(f"| {mutation.name} | {' | '.join(shown)} |\n")
-        for floor, cell in zip(FLOORS, cells, strict=True):
-            sys.stderr.write(f"{mutation.name}, {floor}: {cell.why[:150]}\n")
+    with ThreadPoolExecutor(2) as pool:
+        for mutation in MUTATIONS:
+            answers = list(pool.map(lambda floor, one=mutation: look(one, floor), FLOORS))
+            cells = [f"{answer.seconds:.0f} s" if answer.why else "-" for answer in answers]
+            sys.stdout.write(f"| {mutation.name} | {' | '.join(cells)} |\n")
+            for floor, answer in zip(FLOORS, answers, strict=True):
+                sys.stderr.write(f"{mutation.name}, {floor}: {answer.why[:200]}\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

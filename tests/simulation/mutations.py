@@ -145,6 +145,7 @@ PHASES = (
         HANDOFF,
         'np.maximum.at(self._fence, slots[own], claims["fence"][own])',
         "pass",
+        "unit",
     ),
 )
 
@@ -154,6 +155,7 @@ DEAD = (
         HANDOFFS,
         'settings.on_dead == "available" and now - since >= settings.dead_grace_s',
         'settings.on_dead == "available"',
+        "unit",
     ),
     Mutation(
         "a dead cluster is left where order is strict",
@@ -178,6 +180,7 @@ DEAD = (
         ROUTING,
         "    batch.unproven += sum(handoffs.active[p].unproven([request.slot]) for p, request in released)\n",
         "",
+        "unit",
     ),
 )
 
@@ -229,6 +232,7 @@ NOTES = (
         HANDOFF,
         "max(self.released[0].offset, self._left[slot])",
         "self.released[0].offset",
+        "unit",
     ),
     Mutation(
         "the position goes back during a replay",
