@@ -7,9 +7,17 @@ drops what it held, or that sends something twice. At the end everything must co
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from schemas.records import SLOTS, ClusterState
 from streams.core.handoff import HandoffSettings
@@ -236,5 +244,12 @@ class HandoffMachine(RuleBasedStateMachine):
         come_to_rest(self.world, self.routers)
 
 
-TestHandoffMachine = HandoffMachine.TestCase
-TestHandoffMachine.settings = settings(max_examples=tries(60, 10_000), stateful_step_count=tries(40, 50))
+BATCHES = tries(1, 10)
+"""Hypothesis remembers all that it has tried: in batches it forgets."""
+
+
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_anything_in_any_order_keeps_the_promise(batch: int) -> None:
+    """As the rules above may follow one another."""
+    many = settings(max_examples=tries(80, 1_000), stateful_step_count=50)
+    run_state_machine_as_test(HandoffMachine, settings=many)
