@@ -38,6 +38,8 @@ class Outcome:
     None where it did not in the time allowed."""
     timeline: list[dict[str, Any]]
     broker: str
+    markers_skipped: int | None
+    """Transaction markers that the broker left out; None where its log cannot be read."""
 
     @property
     def finished(self) -> bool:
@@ -76,6 +78,7 @@ def as_json(outcome: Outcome, scraper: Scraper) -> dict[str, Any]:
         "hold_p99_s": _rounded(quantile(holds, 0.99)),
         "order_unproven": scraper.total(UNPROVEN),
         "settled_s": _rounded(outcome.settled_s),
+        "markers_skipped": outcome.markers_skipped,
         "seed": outcome.chaos.seed,
         "rule": outcome.chaos.rule,
         "mapping": outcome.chaos.mapping,
@@ -132,6 +135,11 @@ def sentences(report: dict[str, Any]) -> Iterator[str]:
     }.items():
         if report[name]:
             yield f"{name} {report[name]}: {meaning}"
+    if report["markers_skipped"]:
+        yield (
+            f"the broker left out {report['markers_skipped']} transaction markers: what is lost or "
+            "repeated is not the routers' doing (app/chaos/broker_log.py says more)"
+        )
     if report["settled_s"] is None:
         yield "some slots are in motion still: their handoff did not end"
     if not report["finished"]:

@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 from rich.console import Console
 
+from app.chaos import broker_log
 from app.chaos.commits import read_commits
 from app.chaos.offenders import Offenders
 from app.chaos.report import as_json, sentences
@@ -26,8 +27,6 @@ from schemas.errors import NoKafkaError
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT."""
 BROKEN_PROMISE = 1
-LOG_BYTES = 20_000_000
-"""The end of the broker's log that is kept."""
 
 
 def run_chaos(chaos: Chaos, json_path: Path | None, *, keep: bool = False) -> int:
@@ -90,9 +89,7 @@ def _keep_broker_side(kafka: LocalKafka, folder: Path) -> None:
     (folder / "commits.jsonl").write_bytes(b"\n".join(commit.to_json() for commit in commits))
     if kafka.java is None:
         return
-    log = kafka.java.folder / "server.log"
-    if log.exists():
-        (folder / "broker.log").write_bytes(log.read_bytes()[-LOG_BYTES:])
+    broker_log.keep(kafka.java.folder, folder / "broker.log")
 
 
 @contextlib.contextmanager

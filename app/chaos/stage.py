@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from app.chaos.broker_log import markers_skipped
 from app.chaos.crew import Crew
 from app.chaos.evidence import Scene, wait_until_none
 from app.chaos.failures import schedule
@@ -82,6 +83,7 @@ class Run:
             settled_s=rest.settled_s,
             timeline=storm.rows(),
             broker=self.kafka.kind,
+            markers_skipped=None if self.kafka.java is None else markers_skipped(self.kafka.java.folder),
         )
         return outcome, evidence
 

@@ -132,6 +132,9 @@ class Storm:
         if self.kafka.java is None:
             self._note("no kill", "broker", f"a broker of kind {self.kafka.kind} is not ours to kill")
             return
+        if self._broker is not None and self._broker.is_alive():
+            self._note("no kill", "broker", "it is not back yet")
+            return
 
         def kill_and_restart() -> None:
             try:
