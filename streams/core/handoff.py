@@ -27,7 +27,7 @@ from schemas.records import SLOTS
 from streams.core.fences import NOTHING, PENDING, ClusterNumbers, Ints, OffsetTable
 from streams.core.held import HeldRequest, HeldRequests
 from streams.core.mapping import Snapshot
-from streams.core.offset_note import HELD_BYTES, Held, OffsetNote
+from streams.core.offset_note import HELD_BYTES, RUN_BYTES, SHARD_BYTES, Held, OffsetNote
 
 Bools = npt.NDArray[np.bool_]
 Owners = npt.NDArray[np.uint16]
@@ -51,14 +51,11 @@ MOVING = np.dtype(
 SLOT, BEGAN, FROM = 0, 2, 6
 """Their places in a row of MOVING."""
 
-WORST_SLOT_BYTES = 18
+WORST_SLOT_BYTES = 20
 """Characters of a note that one slot takes at most: a group of its own with one run."""
 
-RUN_BYTES = 3
-"""Bytes of a run of one slot: a gap below 2^14 and a length; wider gaps are few, for they add up."""
-
 GROUP_BYTES = 11
-"""Bytes of a group beside its runs: its `from` and their number."""
+"""Bytes of a group beside its shards: its `from` and their number."""
 
 
 class Phase(IntEnum):
@@ -292,13 +289,15 @@ class Handoff:
         """Returns the characters that what is held, and `more`, may come to take in a note.
 
         Neighbours are one run now, but they are released one output partition after the other, and
-        every second slot that is left is a run of its own. What is released and not sent, and what
-        is replayed, may stand in a group of its own each.
+        every second slot that is left is a run of its own. Some slots of a shard may be released and
+        not sent while the others are held: then the shard stands in two groups.
         """
         groups = self._groups(more)
-        wide = len(self._target) >> 14
-        runs = RUN_BYTES * sum(len(group.slots) for group in groups)
-        return -(-(runs + (GROUP_BYTES + wide) * (len(groups) + 2)) * 5 // 4)
+        size = (len(groups) + 2) * GROUP_BYTES + 2 * (len(self._target) >> 14)
+        for group in groups:
+            shards = len(np.unique(np.array(group.slots, dtype=np.int64) // SLOTS))
+            size += min(RUN_BYTES * len(group.slots), 2 * SHARD_BYTES * shards)
+        return -(-size * 5 // 4)
 
     def _groups(self, more: Sequence[int] = ()) -> tuple[Held, ...]:
         """Returns what a note lists of the slots that hold something, and of `more`.

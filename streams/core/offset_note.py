@@ -1,9 +1,11 @@
 """The note that a router leaves in the metadata of a committed offset: what its successor must know.
 
 One line of text: `1 <settled> <newest> <position> <rules hash> <held>`. The first word is the
-format's version; `held` is `-` or base85 of unsigned varints: for each group its `from` offset, the
-number of runs and each run's gap since the end of the one before and length, so that a thousand
-scattered slots fit into what Kafka takes.
+format's version; `held` is `-` or base85 of unsigned varints, group after group of slots: the group's
+`from` offset, then its slots in the shorter of two forms. Scattered ones as runs: twice their number,
+and of each its gap since the end of the one before, and its length; a thousand fit. Those of few
+shards by shard: twice the number of shards and one; of each its gap since the one before and 32
+bytes, a bit per slot; so that eighty whole shards fit, in whatever pattern they are released.
 """
 
 from __future__ import annotations
@@ -11,13 +13,21 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from schemas.errors import InvalidRecordError
+from schemas.records import SLOTS
 
 NOTE_BYTES = 4095
 """Longest metadata of an offset that a broker takes with its default settings."""
 
 FORMAT = "1"
+
+SHARD_BYTES = 2 + SLOTS // 8
+"""Most that one shard of a group takes by shard: its gap, and a bit per slot."""
+
+RUN_BYTES = 3
+"""Most that one run takes: a gap below 2^14 and a length; wider gaps are few, for they add up."""
 
 HELD_BYTES = NOTE_BYTES - 300
 """Room for the list of held slots: before it come 64 characters of hash and four numbers."""
@@ -74,13 +84,29 @@ def decode_note(text: str | None) -> OffsetNote | None:
 
 
 def _group(group: Held) -> bytes:
-    runs = list(_runs(group.slots))
-    numbers = [group.from_offset, len(runs)]
+    start = _varint(group.from_offset)
+    return start + min(_flat(group.slots), _by_shard(group.slots), key=len)
+
+
+def _flat(slots: Sequence[int]) -> bytes:
+    runs = list(_runs(slots))
+    data = bytearray(_varint(2 * len(runs)))
     end = 0
     for start, stop in runs:
-        numbers += [start - end, stop - start]
+        data += _varint(start - end) + _varint(stop - start)
         end = stop
-    return b"".join(_varint(number) for number in numbers)
+    return bytes(data)
+
+
+def _by_shard(slots: Sequence[int]) -> bytes:
+    shards = [(shard, list(of_shard)) for shard, of_shard in groupby(slots, lambda slot: slot // SLOTS)]
+    data = bytearray(_varint(2 * len(shards) + 1))
+    before = -1
+    for shard, of_shard in shards:
+        data += _varint(shard - before - 1)
+        data += sum(1 << slot % SLOTS for slot in of_shard).to_bytes(SLOTS // 8, "little")
+        before = shard
+    return bytes(data)
 
 
 def _runs(slots: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -112,13 +138,21 @@ def _groups(data: bytes) -> Iterator[Held]:
             shift += 7
 
     while place < len(data):
-        from_offset, runs = number(), number()
+        from_offset = number()
+        count, by_shard = divmod(number(), 2)
         slots: list[int] = []
-        end = 0
-        for _ in range(runs):
-            start = end + number()
-            end = start + number()
-            slots.extend(range(start, end))
+        end = shard = 0
+        for _ in range(count):
+            if by_shard:
+                shard += number()
+                bits = int.from_bytes(data[place : place + SLOTS // 8], "little")
+                place += SLOTS // 8
+                slots.extend(shard * SLOTS + slot for slot in range(SLOTS) if bits >> slot & 1)
+                shard += 1
+            else:
+                start = end + number()
+                end = start + number()
+                slots.extend(range(start, end))
         yield Held(from_offset, tuple(slots))
 
 

@@ -14,6 +14,8 @@ from streams.core.offset_note import NOTE_BYTES, Held, OffsetNote, decode_note, 
 
 HASH = "f" * 64
 SETTINGS = HandoffSettings()
+SLOTS_OF_100_SHARDS = 100 * 256
+"""More than a note can list."""
 
 
 def request(offset: int, slot: int) -> HeldRequest:
@@ -65,10 +67,10 @@ class Machine:
 @pytest.mark.parametrize("outputs", [2, 3, 12])
 def test_a_note_stays_within_its_limit_whichever_output_partition_drains_first(outputs: int) -> None:
     """Neighbours are one run until every second one is released: then the list is at its longest."""
-    machine = Machine(4_096, outputs)
-    held = machine.hold(list(range(4_096)))
-    assert 900 < len(held) < 4_096
-    assert machine.note().held == (Held(4_096, tuple(held)),)
+    machine = Machine(SLOTS_OF_100_SHARDS, outputs)
+    held = machine.hold(list(range(SLOTS_OF_100_SHARDS)))
+    assert 40 * 256 < len(held) < SLOTS_OF_100_SHARDS
+    assert machine.note().held == (Held(SLOTS_OF_100_SHARDS, tuple(held)),)
     for output in [*range(0, outputs, 2), *range(1, outputs, 2)]:
         machine.drain(output)
         assert len(encode_note(machine.handoff.note(HASH)[1])) <= NOTE_BYTES
@@ -81,13 +83,13 @@ def test_a_note_stays_within_its_limit_whichever_output_partition_drains_first(o
 @pytest.mark.parametrize("outputs", [2, 12])
 def test_the_note_of_a_successor_in_mid_replay_stays_within_its_limit(outputs: int) -> None:
     """It lists what it holds itself, what it has released, and what it has not come to yet."""
-    machine = Machine(4_096, outputs)
-    held = machine.hold(list(range(4_096)))
+    machine = Machine(SLOTS_OF_100_SHARDS, outputs)
+    held = machine.hold(list(range(SLOTS_OF_100_SHARDS)))
     position, note = machine.handoff.note(HASH)
     claims = np.zeros(len(held), dtype=CLAIM)
     claims["slot"], claims["cluster"], claims["fence"] = held, 0, 10
     start = Start(position, note, claims, Base())
-    target = np.ones(4_096, dtype=np.uint16)
+    target = np.ones(SLOTS_OF_100_SHARDS, dtype=np.uint16)
     machine.committed = OffsetTable()
     machine.handoff = handoff = Handoff(SETTINGS, machine.partitions, target, 2, start, 0.0)
     half = held[: len(held) // 2]
@@ -103,25 +105,24 @@ def test_the_note_of_a_successor_in_mid_replay_stays_within_its_limit(outputs: i
 
 
 def test_a_partition_is_full_until_half_of_its_list_is_free() -> None:
-    """So it does not stop and go at every single request."""
-    machine = Machine(4_096, 4)
-    held = machine.hold(list(range(4_096)))
-    assert machine.handoff.fitting([held[-1] + 1]) == 0
+    """So it does not stop and go at every single request; scattered slots take room shard by shard."""
+    machine = Machine(SLOTS_OF_100_SHARDS, 4)
+    held = machine.hold(list(range(0, SLOTS_OF_100_SHARDS, 15)))
+    more = SLOTS_OF_100_SHARDS - 1
+    assert machine.handoff.fitting([more]) == 0
     assert not machine.handoff.note_has_room()
-    machine.drain(0)
-    machine.handoff.released = []
-    assert machine.handoff.fitting([held[-1] + 1]) == 1
-    assert not machine.handoff.note_has_room()
-    machine.drain(1)
-    machine.drain(2)
-    machine.handoff.released = []
-    assert machine.handoff.note_has_room()
+    for output, room in ((0, False), (1, False), (2, True)):
+        machine.drain(output)
+        machine.handoff.released = []
+        assert machine.handoff.fitting([more]) == 1
+        assert machine.handoff.note_has_room() is room
+    assert len(machine.handoff.held.slots) > len(held) * 0.2
 
 
 def test_slots_that_hold_something_already_take_no_more_room() -> None:
     """Any number of requests of the same slots."""
-    machine = Machine(4_096, 4)
-    held = machine.hold(list(range(4_096)))
+    machine = Machine(SLOTS_OF_100_SHARDS, 4)
+    held = machine.hold(list(range(SLOTS_OF_100_SHARDS)))
     assert machine.handoff.fitting(held * 3) == 3 * len(held)
     assert machine.handoff.fitting([*held, held[-1] + 1, 0]) == len(held)
 

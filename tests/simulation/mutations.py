@@ -273,8 +273,8 @@ NOTES = (
     Mutation(
         "the note may grow beyond what a broker takes",
         HANDOFF,
-        "RUN_BYTES = 3",
-        "RUN_BYTES = 0",
+        "2 * SHARD_BYTES * shards)",
+        "SHARD_BYTES * shards // 2)",
         "unit",
     ),
 )
