@@ -268,39 +268,54 @@ class Handoff:
         return min(first, self.held.oldest(self.position)), note
 
     def fitting(self, slots: Sequence[int]) -> int:
-        """Returns how many of these slots, the first ones, may hold something: the note must list them."""
+        """Returns how many of these slots, the first ones, may hold something: the note must list them.
+
+        One that takes no more room than there is taken always may: what a predecessor held can be held
+        again, however long its list is.
+        """
         listed = len(self.held.slots) + len(self.released) + len(self._listed) + len(slots)
         if listed * WORST_SLOT_BYTES <= HELD_BYTES:
             return len(slots)
+        most = max(HELD_BYTES, self._worst_bytes())
         low, high = 0, len(slots)
         while low < high:
             middle = high if low == 0 and high == len(slots) else (low + high + 1) // 2
-            if self._worst_bytes(slots[:middle]) <= HELD_BYTES:
+            if self._worst_bytes(slots[:middle]) <= most:
                 low = middle
             else:
                 high = middle - 1
         return low
 
     def note_has_room(self) -> bool:
-        """Returns whether the list of held slots takes at most half of the room that it has."""
-        return self._worst_bytes() <= HELD_BYTES // 2
+        """Returns whether the list of held slots takes at most half of the room that it has.
+
+        Where nothing is held any more, only reading on shortens the list that a predecessor has left.
+        """
+        return self._worst_bytes() <= HELD_BYTES // 2 or not (self.held.count or self.released)
 
     def _worst_bytes(self, more: Sequence[int] = ()) -> int:
-        """Returns the characters that what is held, and `more`, may come to take in a note.
+        """Returns the characters that what a note lists, and `more`, may come to take there.
 
         Neighbours are one run now, but they are released one output partition after the other, and
-        every second slot that is left is a run of its own. Some slots of a shard may be released and
-        not sent while the others are held: then the shard stands in two groups.
+        every second slot that is left is a run of its own. A slot is listed in the group of its `from`,
+        then among those that are released and not sent, or were forwarded in the replay: so a shard
+        may come to stand in two groups more.
         """
-        groups = self._groups(more)
-        size = (len(groups) + 2) * GROUP_BYTES + 2 * (len(self._target) >> 14)
-        for group in groups:
-            shards = len(np.unique(np.array(group.slots, dtype=np.int64) // SLOTS))
-            size += min(RUN_BYTES * len(group.slots), 2 * SHARD_BYTES * shards)
-        return -(-size * 5 // 4)
+        held = np.array([*self.held.slots, *more], dtype=np.int64)
+        sent = np.array([request.slot for request in self.released], dtype=np.int64)
+        slot = np.concatenate([held, sent, self._listed])
+        begins = [self._moving["from"][np.searchsorted(self._moving["slot"], held)]]
+        begins.append(np.array([self._left[one] for one in sent.tolist()], dtype=np.int64))
+        if self._replay is not None:
+            begins.append(self._replay[self._listed])
+        pairs = np.unique(np.stack([slot // SLOTS, np.concatenate(begins)]), axis=1)
+        groups = len(np.unique(pairs[1])) + 2
+        by_shard: int = SHARD_BYTES * (pairs.shape[1] + 2 * len(np.unique(pairs[0])))
+        size, wide = min(RUN_BYTES * len(np.unique(slot)), by_shard), len(self._target) >> 14
+        return -(-(size + groups * (GROUP_BYTES + wide)) * 5 // 4)
 
-    def _groups(self, more: Sequence[int] = ()) -> tuple[Held, ...]:
-        """Returns what a note lists of the slots that hold something, and of `more`.
+    def _groups(self) -> tuple[Held, ...]:
+        """Returns what a note lists of the slots that hold something.
 
         What is released and not yet sent is still held to a successor. Released requests go out by
         offset, so of those slots nothing was sent from the first one that is left on.
@@ -309,7 +324,7 @@ class Handoff:
         known = {request.slot for request in self.released}
         for slot in known:
             begins.setdefault(max(self.released[0].offset, self._left[slot]), set()).add(slot)
-        holding = np.unique(np.array([*self.held.slots, *more], dtype=np.int64))
+        holding = np.array(self.held.slots, dtype=np.int64)
         if len(holding):
             places = np.searchsorted(self._moving["slot"], holding)
             for slot, start in zip(holding.tolist(), self._moving["from"][places].tolist(), strict=True):
