@@ -17,8 +17,10 @@ BACK_CHANCE = 0.5
 """That such a shard goes back to where it came from, not on to a third cluster."""
 WHOLE_CHANCE = 0.4
 """That all slots which a cluster has of a shard go, not a part of them."""
-SIZES = (1, 1, 2, 4, 8, 0.2, 0.5)
+SIZES = (1, 1, 2, 4, 8, 0.2, 0.3)
 """Shards per round: a number, or below 1 a part of all."""
+FREE_SHARE = 0.3
+"""Of the shards that may move, at most: some are left for the next rounds while these settle."""
 SEGMENTS_MOST = 10
 """A shard in more pieces is gathered at one cluster, so that records stay small."""
 MEMORY = 40
@@ -53,6 +55,7 @@ class Mover:
         chance.shuffle(free)
         again = {move.shard for move in self._recent if chance.random() < AGAIN_CHANCE}
         free.sort(key=lambda shard: shard not in again)
+        count = min(count, max(1, int(len(free) * FREE_SHARE)))
         moves = [move for shard in free[:count] for move in self._of_shard(snapshot.records[shard])]
         self._recent = [*self._recent, *moves][-MEMORY:]
         return moves
