@@ -109,13 +109,15 @@ def test_the_note_of_a_successor_in_mid_replay_stays_within_its_limit(outputs: i
 
 
 def test_what_a_predecessor_held_can_be_held_again_however_long_its_list() -> None:
-    """Batch by batch, although the list is as long as it may be from the beginning."""
+    """Batch by batch: by one that dies half-way, so that its list has two groups, and by another."""
     machine = Machine(SLOTS_OF_100_SHARDS, 12)
-    held = machine.hold(list(range(SLOTS_OF_100_SHARDS)))
-    taken_over(machine, held)
-    for start in range(0, len(held), 500):
-        batch = held[start : start + 500]
-        assert machine.hold(batch) == batch
+    held = machine.hold(sorted(range(29 * 256), key=lambda slot: (slot % 7, slot)))
+    for part in (len(held) // 2, len(held)):
+        taken_over(machine, held)
+        for start in range(0, part, 500):
+            batch = held[start : min(part, start + 500)]
+            assert machine.hold(batch) == batch
+    assert machine.note().position == machine.handoff.position
 
 
 def test_a_successor_that_holds_nothing_reads_on_however_long_the_list() -> None:

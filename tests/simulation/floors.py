@@ -19,6 +19,10 @@ EXAMPLES = 200
 
 def unit() -> None:
     """Runs the directed tests of the machine."""
+    from hypothesis import settings
+
+    settings.register_profile("floors", derandomize=True, deadline=None, database=None)
+    settings.load_profile("floors")
     for name in UNIT:
         module = importlib.import_module(f"tests.core.test_{name}")
         for test in [value for key, value in vars(module).items() if key.startswith("test_")]:

@@ -273,8 +273,8 @@ NOTES = (
     Mutation(
         "the note may grow beyond what a broker takes",
         HANDOFF,
-        "2 * SHARD_BYTES * shards)",
-        "SHARD_BYTES * shards // 2)",
+        "by_shard: int = SHARD_BYTES * (pairs.shape[1] + 2 * len(np.unique(pairs[0])))",
+        "by_shard: int = SHARD_BYTES * pairs.shape[1] // 2",
         "unit",
     ),
 )
@@ -309,6 +309,20 @@ REPLAY = (
 )
 
 LIMITS = (
+    Mutation(
+        "a partition that holds nothing waits for its list to get shorter",
+        HANDOFF,
+        " or not (self.held.count or self.released)",
+        "",
+        "unit",
+    ),
+    Mutation(
+        "a list that is full stops a replay",
+        HANDOFF,
+        "most = max(HELD_BYTES, self._worst_bytes())",
+        "most = HELD_BYTES",
+        "unit",
+    ),
     Mutation(
         "what lies beyond a cut is sent",
         ROUTING,
