@@ -24,7 +24,7 @@ Row = dict[str, Any]
 QUIET_LOAD = 0.5
 """Load average above which a machine is not quiet."""
 
-WIDTH = 160
+WIDTH = 200
 """Columns where the output is no terminal."""
 
 
@@ -92,6 +92,8 @@ def _row(variant: Variant, size_bytes: int, results: Results) -> Row:
             for run in runs
         ],
     }
+    if variant.family == "streams":
+        row["jit_warm"] = min(run.skipped for run in runs) >= WARM_JIT.skip
     shares = [run.in_handoff for run in runs if run.in_handoff is not None]
     if shares:
         row["in_handoff"] = {

@@ -47,7 +47,10 @@ LATENCY_MS = {"p50": 15.0, "p99": 50.0}
 
 
 def targets(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Returns {measure, size_bytes, target, measured, met} per target and size; both None: not measured."""
+    """Returns {measure, size_bytes, target, measured, met} per target and size.
+
+    Both None: not measured. Only `met` None: measured against a JVM that was not warm, which judges nothing.
+    """
     found: list[dict[str, Any]] = []
     for size in sorted({row["size_bytes"] for row in rows}):
         by_name = {row["name"]: row for row in rows if row["size_bytes"] == size}
@@ -66,7 +69,8 @@ def _ratio(ratio: Ratio, size: int, by_name: Mapping[str, Row]) -> dict[str, Any
     other = by_name.get(ratio.against, {}).get(ratio.field)
     measured = round(one / other, 3) if one and other else None
     met = None
-    if measured is not None:
+    cold = by_name.get(ratio.against, {}).get("jit_warm") is False
+    if measured is not None and not cold:
         met = measured >= ratio.limit if ratio.at_least else measured <= ratio.limit
     return _entry(ratio.measure, size, ratio.target, measured, met)
 

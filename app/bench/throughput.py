@@ -31,6 +31,8 @@ class Measure:
     threads: int
     seconds: float
     """Length of the window."""
+    skipped: int
+    """Requests that it had forwarded before the window."""
     in_handoff: InHandoff | None = None
     """None: not asked for, or not reported."""
 
@@ -90,4 +92,5 @@ def measured(samples: list[Sample], window: Window) -> Measure:
         rss_mb=max(sample.used.rss_bytes for sample in samples) / 1e6,
         threads=max(sample.used.threads for sample in samples),
         seconds=seconds,
+        skipped=began.committed,
     )

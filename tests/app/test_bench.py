@@ -235,6 +235,13 @@ def test_a_target_that_was_not_measured_is_neither_met_nor_missed() -> None:
     assert all(entry["measured"] is None and entry["met"] is None for entry in found)
 
 
+def test_a_jvm_that_is_not_warm_judges_nothing() -> None:
+    """The ratio is shown, but a target is neither met nor missed by it."""
+    rows = [row("foreshard-eos", 55, 9.0), row("streams-eos", 10, 30.0, jit_warm=False)]
+    found = [entry for entry in targets(rows) if "Kafka Streams" in entry["measure"]]
+    assert [(entry["measured"], entry["met"]) for entry in found] == [(5.5, None), (0.3, None)]
+
+
 def test_latency_has_its_targets() -> None:
     """p50 and p99 of exactly-once at the low rate."""
     rows = [row("foreshard-eos", 1, 1, latency_ms={"p50": 14.0, "p99": 51.0, "p999": 99.0})]
@@ -256,7 +263,7 @@ def test_a_report_holds_medians_latencies_and_what_is_missing(
     variant: Variant = chosen("foreshard-eos")[0]
     results = Results()
     for rate in (100.0, 300.0, 200.0):
-        results.add(variant, 220, Measure(rate, rate / 10, rss_mb=rate, threads=9, seconds=5))
+        results.add(variant, 220, Measure(rate, rate / 10, rss_mb=rate, threads=9, seconds=5, skipped=50))
     results.latency[variant.name] = [
         Phase(2000.0, {"p50": 1.0, "p99": 2.0, "p999": 3.0}, 40_000, kept_up=True),
         Phase(150.0, {"p50": 4.0, "p99": 5.0, "p999": 6.0}, 100, kept_up=False),
