@@ -32,6 +32,7 @@ from confluent_kafka import (
 
 from schemas.errors import TopicError
 from streams.kafka_settings import PRODUCER_ONLY, QUIET
+from streams.membership import leave_group
 
 BATCH = 1000
 """Messages per delivery, at most: keeps one delivery well under a second."""
@@ -145,8 +146,7 @@ class _ConsumerThread(ABC):
                 while not self._stopping.is_set():
                     self._step(consumer)
             finally:
-                consumer.close()
-                self._closed()
+                self._close(consumer)
         except BaseException as error:  # noqa: BLE001 - nobody else would notice that this thread ended
             self._on_failure(error)
 
@@ -161,8 +161,9 @@ class _ConsumerThread(ABC):
     def _on_caught_up(self) -> None:  # noqa: B027 - most feeds do nothing here
         """What happens in the thread just before `caught_up` is set."""
 
-    def _closed(self) -> None:  # noqa: B027 - only a group has what ends with its consumer
-        """What happens in the thread after the consumer was closed."""
+    def _close(self, consumer: Consumer) -> None:
+        """Closes the consumer, in the thread."""
+        consumer.close()
 
     def _step(self, consumer: Consumer) -> None:
         """Reads what is there, up to a batch, and delivers it."""
@@ -401,7 +402,8 @@ class GroupFeed(_ConsumerThread):
             return False
         return all(partition.error is None for partition in done or [])
 
-    def _closed(self) -> None:
+    def _close(self, consumer: Consumer) -> None:
+        leave_group(consumer, static="group.instance.id" in self._settings)
         self._consumer = None
         self._refuse_commits()
 

@@ -31,6 +31,7 @@ from streams.core.steps import STEP_S
 from streams.core.tally import Tally
 from streams.kafka_settings import router_consumer, router_producer
 from streams.load_reporter import LoadReporter
+from streams.membership import leave_group
 from streams.one_thread import OneThread
 from streams.router_agent import Channel, Work, route_work
 from streams.router_checks import TopicWatch, check_start
@@ -454,7 +455,8 @@ class Router:
         for all members of the group. Without a goodbye the partitions move on when the session ends.
         """
         closing = OneThread("leave")
-        closed = closing.submit(self._consumer.close)
+        static = bool(self._settings.instance_id)
+        closed = closing.submit(lambda: leave_group(self._consumer, static=static))
         closing.end()
         with contextlib.suppress(TimeoutError):
             closed.result(timeout_s)

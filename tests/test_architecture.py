@@ -46,6 +46,7 @@ ONLY_IN = {
         "streams/mapping_topic.py",
         "streams/fenced_writer.py",  # the transactional producer of the one leader
         "streams/groups.py",  # who is in a group, and what waits for it
+        "streams/membership.py",  # how a member leaves one
         "streams/progress.py",
         "streams/settled.py",  # asks for the notes in the routers' committed offsets
         "streams/reporter.py",
