@@ -217,7 +217,7 @@ class HandoffMachine(RuleBasedStateMachine):
     def end_transaction(self, outcome: Outcome) -> None:
         """The coordinator ends the transaction of a killed router."""
         left = self.left.pop()
-        whole = left.offsets and not any(self.world.request(origin).poison for origin in left.written)
+        whole = not left.doomed and not any(self.world.request(origin).poison for origin in left.written)
         self.world.end(left, outcome if whole else "aborted")
 
     @rule(partition=partitions, outcome=outcomes)

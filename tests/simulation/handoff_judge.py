@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from schemas.records import SLOTS
 from streams.core.handoff import Handoff
 from streams.core.held import HeldRequest
 
@@ -91,12 +92,13 @@ class Judge:
             copies = [copy for copy in self._uncommitted(place, slot) if copy[0][0] != name]
             if copies:
                 self._exempt.add(origin)
-            others = {copy[0][0] for copy in copies if _told(router, copy[2])}
-            if not others:
+            copies = [copy for copy in copies if _told(router, copy[2])]
+            if not copies:
                 continue
+            others = {cluster for (cluster, _), _, _ in copies}
             self._check_dead(others, f"{origin} of slot {slot} is sent to {name}")
             needed += 1
-            excused += all(self._was_settled(slot, other, router.began[place]) for other in others)
+            excused += not any(self._known(router, place, slot, copy) for copy in copies)
         self.unproven += needed
         self.uncounted += max(0, needed - routed.unproven)
         if needed - excused > routed.unproven:
@@ -104,10 +106,19 @@ class Judge:
         if routed.unproven and world.settings.on_dead == "strict":
             raise BrokenPromiseError("a request is unproven although no cluster may be left")
 
-    def _was_settled(self, slot: int, cluster: str, settled: int) -> bool:
-        """Returns whether a slot had left a cluster before a version that is settled."""
-        snapshots = self._world.snapshots
-        return all(one.owner(slot) != cluster for one in snapshots if one.version >= settled)
+    def _known(self, router: SimRouter, ingest: int, slot: int, copy: Copy) -> bool:
+        """Returns whether a router can know of a copy: it wrote it, or its take-over found the cluster.
+
+        What a predecessor left as dead, and called settled, a successor does not know.
+        """
+        (cluster, _), _, transaction = copy
+        settled, snapshot = router.began[ingest]
+        return transaction.by.get(ingest) is router.handoffs.active[ingest] or any(
+            start <= slot % SLOTS < stop and owner == cluster
+            for entry in snapshot.records[slot // SLOTS].previous
+            if entry.version >= settled
+            for start, stop, owner in entry.segments
+        )
 
     def _uncommitted(self, ingest: int, slot: int) -> list[Copy]:
         """Returns what was written of a slot and may not be committed by its group yet."""
@@ -116,7 +127,7 @@ class Judge:
         waiting[:] = [
             (place, offset, transaction)
             for place, offset, transaction in waiting
-            if transaction.state != "aborted" and outputs[place].drained <= offset
+            if transaction.state != "aborted" and not transaction.doomed and outputs[place].drained <= offset
         ]
         return waiting
 

@@ -15,6 +15,7 @@ from streams.core.fences import ClusterNumbers
 from streams.core.handoff import Base, Phase, settled_version
 from streams.core.handoffs import Handoffs, aim_of
 from streams.core.keys import KeyReader
+from streams.core.mapping import Snapshot
 from streams.core.offset_note import OffsetNote, encode_note
 from streams.core.poison import UNLIMITED, PoisonHunt
 from streams.core.routing import Routed, Routes, route
@@ -72,8 +73,8 @@ class SimRouter:
         self.reading: dict[int, int] = {}
         """Ingest partition -> next offset that the consumer gives."""
         self.full: dict[int, int] = {}
-        self.began: dict[int, int] = {}
-        """Ingest partition -> settled version that its take-over found."""
+        self.began: dict[int, tuple[int, Snapshot]] = {}
+        """Ingest partition -> settled version that its take-over found, and the mapping it began with."""
         self.asked: list[TailAsked] = []
         self.seen = seen
         """Index of the newest snapshot that this router has read."""
@@ -113,7 +114,7 @@ class SimRouter:
                 self.handoffs.begin(partition, offset, note, waiting.base, self.world.now)
                 self.reading[partition] = offset
                 self._note_take_over(offset, note)
-                self.began[partition] = settled_version(note)
+                self.began[partition] = settled_version(note), self.handoffs.aim.snapshot
                 del self.waiting[partition]
         self._ask_ends()
         for partition, waiting in sorted(self.waiting.items()):
@@ -270,7 +271,7 @@ class SimRouter:
         offsets = {place: (offset, encode_note(note)) for place, (offset, note) in notes.items()}
         self.world.judge.sending(self, routed)
         self.handoffs.sent(routed.sent)
-        transaction = Transaction(offsets)
+        transaction = Transaction(offsets, by={place: self.handoffs.active[place] for place in places})
         self.world.open.append(transaction)
         for outgoing, origin in zip(routed.outgoing, routed.origins, strict=True):
             if outgoing[0] == DEAD_LETTER:
@@ -305,7 +306,7 @@ class SimRouter:
         if self.flying is None:
             return None
         if not offsets_sent:
-            self.flying.transaction.offsets = {}
+            self.flying.transaction.offsets, self.flying.transaction.doomed = {}, True
         return self.flying.transaction
 
     @property

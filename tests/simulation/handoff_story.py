@@ -137,7 +137,7 @@ class Story:
         """Ends a transaction that a killed router has left open."""
         if self.dangling:
             transaction = self.dangling.pop(self.chance.randrange(len(self.dangling)))
-            whole = bool(transaction.offsets) and not self._poisoned(transaction)
+            whole = not transaction.doomed and not self._poisoned(transaction)
             self.world.end(transaction, self.chance.choice(["committed", "aborted"]) if whole else "aborted")
 
     def _poisoned(self, transaction: Transaction) -> bool:

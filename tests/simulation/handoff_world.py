@@ -15,7 +15,7 @@ from functools import cache
 
 from schemas.records import SLOTS, ClusterState, MappedCluster, Move, Reason
 from streams.core.fences import NOTHING
-from streams.core.handoff import HandoffSettings
+from streams.core.handoff import Handoff, HandoffSettings
 from streams.core.keys import KeyRules, RequestType, locate, parse_field
 from streams.core.mapping import Snapshot, advance, ranges
 from streams.core.offset_note import OffsetNote, decode_note
@@ -97,6 +97,8 @@ class Transaction:
     offsets: Mapping[int, tuple[int, str]] = field(default_factory=dict)
     """Ingest partition -> offset and note."""
     state: str = "open"
+    doomed: bool = False
+    """Whether it can only be aborted: its router was killed before it sent the offsets."""
     last: dict[Place, int] = field(default_factory=dict)
     """Offset of its last record in each output partition."""
     written: list[Origin] = field(default_factory=list)
@@ -104,6 +106,8 @@ class Transaction:
     """Its dead letters."""
     moved: dict[Place, int] = field(default_factory=dict)
     """A rescuer's: new committed offset of the dead cluster's group."""
+    by: dict[int, Handoff] = field(default_factory=dict)
+    """A router's: the handoff of each ingest partition."""
     told: tuple[str, int] | None = None
     """A rescuer's: (cluster, its `rescues`) by which routers will learn that it has written."""
 
@@ -131,6 +135,8 @@ class Output:
     committed: int = NOTHING
     drained: int = 0
     """The highest that the committed offset or the log start ever was."""
+    rescued: int = 0
+    """What a rescuer has taken out lies below: a group that were set back further would do it again."""
 
     def commit(self, offset: int) -> None:
         self.committed = offset
@@ -213,12 +219,12 @@ class World:
     def restart(self, place: Place) -> None:
         """A backend forgets what it has not committed, and does it again."""
         output = self.outputs[place]
-        output.position = max(output.committed, output.start)
+        output.position = max(output.committed, output.start, output.rescued)
 
     def set_back(self, place: Place, offset: int) -> None:
         """An operator sets a group back: it does some requests again."""
         output = self.outputs[place]
-        output.committed = min(output.committed, max(offset, output.start))
+        output.committed = min(output.committed, max(offset, output.start, output.rescued))
         self.restart(place)
 
     def expire(self, place: Place) -> None:
@@ -324,7 +330,9 @@ class World:
         if state == "committed":
             self.offsets.update(transaction.offsets)
             for place, offset in transaction.moved.items():
-                self.outputs[place].commit(offset)
+                output = self.outputs[place]
+                output.commit(offset)
+                output.position = output.rescued = offset
             self.judge.visible(transaction)
 
     def stable(self, partition: int) -> tuple[int, OffsetNote | None] | None:
