@@ -206,7 +206,7 @@ def measure(name: str, bootstrap: str, folder: Path) -> bool:
             return idle(site, router)
         if name == "backlog":
             return backlog(site, router)
-        return busy(site, router, name, float(name.split()[0]))
+        return busy(site, router, name, float(name.split(maxsplit=1)[0]))
 
 
 def main() -> None:
