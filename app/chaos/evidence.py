@@ -64,9 +64,13 @@ class Scene:
         return [*(topic_of(name) for name in CLUSTERS), self.dead_letter]
 
     def waiting(self) -> int:
-        """Returns the requests that routers have not forwarded yet, held ones included."""
+        """Returns the requests that routers have not forwarded yet, held ones included; 1 if unknown."""
+        try:
+            ends = high_watermarks(self.kafka, self.ingest)
+        except (KafkaException, TimeoutError):
+            return 1
         done = committed(self.kafka, ROUTER_GROUP, self.ingest)
-        return sum(end - done[place] for place, end in high_watermarks(self.kafka, self.ingest).items())
+        return sum(end - done[place] for place, end in ends.items())
 
     def moving(self) -> int:
         """Returns the ingest partitions that have not settled the newest mapping version."""

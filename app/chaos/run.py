@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import orjson
+from confluent_kafka import KafkaException
 from rich.console import Console
 
 from app.chaos import broker_log
@@ -22,7 +23,7 @@ from app.chaos.settings import ROUTER_GROUP, Chaos
 from app.chaos.site import Site
 from app.chaos.stage import Run
 from app.local_kafka import LocalKafka, local_kafka
-from schemas.errors import NoKafkaError
+from schemas.errors import ForeshardError, NoKafkaError
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT."""
@@ -85,8 +86,9 @@ def _run(chaos: Chaos, kafka: LocalKafka, folder: Path, json_path: Path | None, 
 
 def _keep_broker_side(kafka: LocalKafka, folder: Path) -> None:
     """Keeps what only the broker knows: every offset that routers committed, and its log."""
-    commits = read_commits({"bootstrap.servers": kafka.bootstrap}, ROUTER_GROUP)
-    (folder / "commits.jsonl").write_bytes(b"\n".join(commit.to_json() for commit in commits))
+    with contextlib.suppress(KafkaException, TimeoutError, ForeshardError):  # a broker that does not answer
+        commits = read_commits({"bootstrap.servers": kafka.bootstrap}, ROUTER_GROUP)
+        (folder / "commits.jsonl").write_bytes(b"\n".join(commit.to_json() for commit in commits))
     if kafka.java is None:
         return
     broker_log.keep(kafka.java.folder, folder / "broker.log")

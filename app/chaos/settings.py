@@ -69,10 +69,10 @@ class Backend:
 
 
 CLUSTERS: Mapping[str, Backend] = {
-    "c1": Backend(1, 0.5, slack=1.6),
+    "c1": Backend(1, 0.5, slack=2.0),
     "c2": Backend(2, 0.1),
     "c3": Backend(1, 1.0),
-    "c4": Backend(2, 0.5, slack=2.0),
+    "c4": Backend(2, 0.5, slack=2.5),
     "c5": Backend(1, 0.1),
     "c6": Backend(2, 1.0),
 }

@@ -21,6 +21,7 @@ LIMIT_S = 240.0
 
 @pytest.mark.slow
 @pytest.mark.broker
+@pytest.mark.timeout(LIMIT_S + 90)
 def test_nothing_is_lost_repeated_or_out_of_order_while_everything_is_killed(tmp_path: Path) -> None:
     """Shards move again before their last move is settled: the protocol stays right without that rule."""
     report = tmp_path / "chaos.json"
