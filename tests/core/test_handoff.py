@@ -498,6 +498,23 @@ def test_a_cluster_that_is_up_again_must_drain_before_the_slot_moves_on() -> Non
     )
 
 
+def test_a_dead_cluster_is_not_left_with_a_transaction_under_way() -> None:
+    """Its record's place is not known yet: only with it can the claim that remains ever be settled."""
+    play(
+        """
+        down a  ->    | a
+        begin 0 -> 0a | a
+        map b 0 ->    | a>b
+        +0.1    ->    | b
+        awaits  -> a
+        up a    ->    | b
+        done a  ->    | b
+        awaits  -> none
+    """,
+        dead_grace_s=0.0,
+    )
+
+
 def test_what_a_dead_cluster_had_counts_again_when_the_slot_is_back() -> None:
     """It left a fence behind; back at a with nothing new sent, the slot still waits for that one."""
     play(
@@ -615,6 +632,31 @@ def test_a_second_successor_in_the_middle_of_a_replay_repeats_nothing() -> None:
         note         -> 6 settled 2 newest 2 position 6
     """,
         slots=(0, 1),
+    )
+
+
+def test_a_hold_that_begins_in_the_middle_of_a_replay_counts_from_its_end() -> None:
+    """Slot 1 was forwarded at 3 and 4, before it was held: the next successor must skip that as well."""
+    play(
+        """
+        send 0 1   -> 0a 1a | a a
+        map b 0    ->       | a>b a
+        +0.5       ->       | a:b a
+        send 0 1 1 -> 1a 1a | a:b(1) a
+        note       -> 2 settled 1 newest 2 position 5 0 from 2
+        read 0     ->       | a:b(1) a
+        die        ->       | b:b a
+        map b 1    ->       | b:b a>b
+        +0.5       ->       | b:b a:b
+        read 9     ->       | b:b a:b
+        send 1     ->       | b:b(1) a:b(1)
+        note       -> 2 settled 1 newest 3 position 6 0 from 2, 1 from 5
+        die        ->       | b:b b:b
+        done a     ->       | b:b(1) b:b(1)
+        tail       -> 0b 1b | b b
+    """,
+        slots=(0, 1),
+        rule_kept=False,
     )
 
 
