@@ -22,7 +22,7 @@ WORDS = {
     "routed": "requests that a backend processed",
     "lost": "lost",
     "repeated": "processed more than once",
-    "out_of_order": "behind a later request of their key (not promised yet)",
+    "out_of_order": "processed after a later request of their key",
     "dead_letters": "dead letters",
     "violations_pct": "% that waited more than 1 s",
     "wait_p50_s": "median wait, s",

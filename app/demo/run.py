@@ -32,7 +32,7 @@ from schemas.records import Mode
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT."""
 BROKEN_PROMISE = 1
-"""Exit status when a request was lost or processed twice."""
+"""Exit status when a request was lost, processed twice, or after a later one of its key."""
 
 
 def run_demo(  # noqa: PLR0913 - one parameter for each option of the command
@@ -77,7 +77,7 @@ def run_demo(  # noqa: PLR0913 - one parameter for each option of the command
         except KeyboardInterrupt:
             console.print("interrupted: everything that was started is being stopped")
             return INTERRUPTED
-    broken = any(item.figures.lost or item.figures.repeated for item in shown)
+    broken = any(item.figures.lost or item.figures.repeated or item.figures.out_of_order for item in shown)
     return BROKEN_PROMISE if broken else 0
 
 
