@@ -105,9 +105,9 @@ PHASES = (
     Mutation(
         "what is held goes after what was read later",
         HANDOFF,
-        "self._phase[done] = Phase.SETTLED\n        self._moving = moving[~ready]",
-        "self._phase[done] = Phase.SETTLED\n        self._moving = moving[~ready]\n"
-        "        self.held, self.released = self.held, []",
+        "waits = self._release(moving[ready], sight.now)\n        self._phase[done]",
+        "waits = self._release(getattr(self, 'late', moving[:0]), sight.now)\n"
+        "        self.late = moving[ready].copy()\n        self._phase[done]",
     ),
     Mutation(
         "requests without order are held",

@@ -166,30 +166,43 @@ def abort_one(site: Site, cluster: str, partition: int) -> None:
 
 
 def test_a_router_killed_while_it_holds_loses_and_repeats_nothing(site: Site) -> None:
-    """Its successor reads what was held again, skips what was forwarded meanwhile, and keeps the order."""
-    (mover,) = site.users_of("c1", 1)
+    """Its successor reads what was held again, skips what was forwarded meanwhile, and keeps the order.
+
+    Both movers use one ingest partition; the second one is forwarded after the first one was held.
+    """
+    first, second = site.users_of("c1", 2)
     others = site.users_of("c3", 8)
     numbers = count()
+
+    def sent(*users: int) -> None:
+        places = {user: {"partition": 1 if user in (first, second) else 0} for user in users}
+        site.send(*(request(next(numbers), user) | places[user] for user in users))
+
     reader = site.reader()
-    first = started(site, kafka=LIVELY)
-    site.send(request(next(numbers), mover), *(request(next(numbers), user) for user in others))
-    reader.until(9)
-    moved(site, first, [mover])
-    for _ in range(5):
-        site.send(request(next(numbers), mover), *(request(next(numbers), user) for user in others))
-    reader.until(9 + 5 * 8)
-    wait_for("five are held", lambda: held(first) == 5)
-    wait_for("and noted", lambda: any(note and note.held for _, note in site.notes().values()))
-    first.kill()
-    second = started(site, "b", kafka=LIVELY)
-    wait_for("five are held again", lambda: held(second) == 5)
-    site.send(*(request(next(numbers), user) for user in (mover, *others, mover)))
-    wait_for("two more are held", lambda: held(second) == 7)
+    killed = started(site, kafka=LIVELY)
+    sent(first, second, *others)
+    reader.until(10)
+    moved(site, killed, [first])
+    sent(first, second, *others, second, first)
+    reader.until(20)
+    wait_for("two are held", lambda: held(killed) == 2)
+    moved(site, killed, [first, second])
+    sent(first, second, *others, second, first)
+    reader.until(28)
+    wait_for("six are held", lambda: held(killed) == 6)
+    wait_for(
+        "two holds are noted", lambda: 2 in [len(note.held) for _, note in site.notes().values() if note]
+    )
+    killed.kill()
+    successor = started(site, "b", kafka=LIVELY)
+    wait_for("six are held again", lambda: held(successor) == 6)
+    sent(second, first, *others)
+    wait_for("two more are held", lambda: held(successor) == 8)
     committed(site, "c1", reader.forwarded)
     reader.until(next(numbers))
     reader.check_exactly_once(len(reader.forwarded))
     check_order(reader, site.topic("c1"))
-    second.stop()
+    successor.stop()
 
 
 def test_what_was_held_is_forwarded_first_and_in_order(site: Site) -> None:
