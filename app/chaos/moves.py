@@ -19,7 +19,7 @@ WHOLE_CHANCE = 0.4
 """That all slots which a cluster has of a shard go, not a part of them."""
 SIZES = (1, 1, 2, 4, 8, 0.2, 0.3)
 """Shards per round: a number, or below 1 a part of all."""
-FREE_SHARE = 0.3
+FREE_SHARE = 0.25
 """Of the shards that may move, at most: some are left for the next rounds while these settle."""
 SEGMENTS_MOST = 10
 """A shard in more pieces is gathered at one cluster, so that records stay small."""

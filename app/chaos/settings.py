@@ -23,8 +23,8 @@ SHORTEST_S = 30.0
 REQUESTS_PER_S = 3500.0
 """What is added per second to that: a million requests take 316 s, at 3,200 requests/s. Routers take
 thirty times that; a dozen backends in Python beside the broker on two cores do not."""
-PLAN_S = 1.0
-"""Seconds between two changes of the mapping."""
+PLAN_S = 0.75
+"""Seconds between two changes of the mapping: over one per second, since who makes them is killed too."""
 
 BALANCERS = 2
 """One leads, one stands by, where a real balancer changes the mapping."""
