@@ -10,7 +10,7 @@ import itertools
 import sys
 from collections.abc import Callable
 
-UNIT = ("handoff", "handoff_notes", "handoff_claims", "handoffs", "fences", "held", "routing")
+UNIT = ("handoff", "handoffs", "handoff_claims", "fences", "held", "handoff_notes", "routing")
 """Modules of tests/core, without `test_`."""
 EPISODES = 150
 """The most of each kind; most mistakes show in the first few."""

@@ -174,6 +174,7 @@ DEAD = (
         HANDOFF,
         "np.isin(at, gone) & (self._fence[slots] != PENDING)",
         "np.isin(at, gone)",
+        "unit",
     ),
     Mutation(
         "released requests are not counted as unproven",
@@ -202,6 +203,7 @@ NOTES = (
         HANDOFF,
         "self.settled, self.version, max(self.position, self.resumed)",
         "self.settled, self.settled, max(self.position, self.resumed)",
+        "unit",
     ),
     Mutation(
         "the note calls settled what it was at the take-over",
@@ -214,6 +216,7 @@ NOTES = (
         HANDOFF,
         "first = self.released[0].offset if self.released else self.position",
         "first = self.position",
+        "unit",
     ),
     Mutation(
         "the committed offset passes what is held",
@@ -226,6 +229,7 @@ NOTES = (
         HANDOFF,
         "known = {request.slot for request in self.released}",
         "known: set[int] = set()",
+        "unit",
     ),
     Mutation(
         "the `from` of what is released is that of the oldest one",
@@ -251,6 +255,7 @@ NOTES = (
         HANDOFF,
         "begins.setdefault(max(int(self._replay[slot]), self.position), set())",
         "begins.setdefault(int(self._replay[slot]), set())",
+        "unit",
     ),
     Mutation(
         "a hold during a replay begins where the reading is",
