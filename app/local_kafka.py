@@ -27,7 +27,7 @@ from schemas.errors import NoKafkaError
 if TYPE_CHECKING:
     from testcontainers.core.container import DockerContainer
 
-IMAGE = "apache/kafka:4.3.1"  # the version of deploy/kafka/pom.xml
+IMAGE = "apache/kafka:4.2.0"  # the version of deploy/kafka/pom.xml; 4.3.0 and 4.3.1 lose transaction markers
 EXTERNAL_S = 15.0  # how long somebody else's broker may take to answer
 PORTS = range(15000, 30000)  # below every ephemeral range: no client's own socket takes a dead broker's port
 ATTEMPTS = 3  # a port found free may be taken before the broker has it

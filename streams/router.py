@@ -229,7 +229,7 @@ class Router:
         self._driver.remade(remade)
         if self._driver.follow(self._gate.routes) or remade:
             self._settle()
-            self._ownership.rebuild()  # fences are not what they were: all are taken again
+            self._rebuild()  # fences are not what they were: all are taken again
         batch = self._consume(reading=not self._handoffs.released())
         if self._failed is not None:
             failed, self._failed = self._failed, None
@@ -242,16 +242,19 @@ class Router:
             self._idle()
             return
         if self._gate.closed:
-            self._ownership.rebuild()  # came in spite of the pause: read again when it is over
+            self._rebuild()  # came in spite of the pause: read again when it is over
             return
         group = self._membership()
+        if group is None:
+            self._rebuild()  # no member just now: nothing would fence it
+            return
         started = time.monotonic()
         routed = self._route(batch, routes)
         seconds = time.monotonic() - started
         self._ownership.fill(routed.cut)
         self._settle()
         if self._rebalanced:
-            self._ownership.rebuild()  # a part of this batch may be another router's now
+            self._rebuild()  # a part of this batch may be another router's now
             return
         if self._stopping.is_set():
             return  # the successor reads it: one commit less to wait for
@@ -292,12 +295,18 @@ class Router:
         self._channel.put(work)
         return work.result.result()
 
-    def _membership(self) -> object:
-        """Returns the group metadata that fences a batch: taken right after consuming it."""
+    def _rebuild(self) -> None:
+        """Starts over from the committed offsets: what was consumed and not committed is read again."""
+        self._carried = []
+        self._ownership.rebuild()
+
+    def _membership(self) -> object | None:
+        """Returns the group metadata that fences a batch, taken right after consuming it.
+
+        None where this router is no member: it has slept past its session, and joins again by itself.
+        """
         group = self._consumer.consumer_group_metadata()
-        if group is None or not is_member(group):
-            raise ProtocolError("the consumer has no group metadata of a member: nothing would fence it")
-        return group
+        return group if is_member(group) else None
 
     def _submit(self, routed: Routed, routes: Routes, group: object) -> None:
         try:
@@ -316,11 +325,11 @@ class Router:
         routes = self._driver.routes
         if routes is None or time.monotonic() - self._note_at < NOTE_S:
             return
-        untold = self._flight.untold()
-        if untold:
+        untold, group = self._flight.untold(), self._membership()
+        if untold and group is not None:
             self._note_at = time.monotonic()
             nothing = route([], routes, self._reader, self._handoffs, most_released=0)
-            self._submit(replace(nothing, positions=untold), routes, self._membership())
+            self._submit(replace(nothing, positions=untold), routes, group)
 
     def _settle(self) -> None:
         """Waits for the commit under way, polling the consumer meanwhile, and takes in its outcome."""
@@ -398,6 +407,7 @@ class Router:
     def _lose(self, places: list[TopicPartition]) -> None:
         self._rebalanced = True
         partitions = [place.partition for place in places]
+        self._carried = [one for one in self._carried if one.partition() not in partitions]
         self._ownership.gone(partitions)
         self._failures.hunt.forget(partitions)
         self._reporter.end(partitions)
@@ -413,8 +423,7 @@ class Router:
     def _restart(self, kind: Kind) -> None:
         """Drops what is in hand, makes the producer usable, and reads on from the committed offsets."""
         self._flight.drop()
-        self._carried = []
-        self._ownership.rebuild()
+        self._rebuild()
         if kind is Kind.RENEW or not self._flight.writer.abort():
             self._open()
         self._wait(self._failures.pause_s)
