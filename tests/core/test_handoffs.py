@@ -10,8 +10,9 @@ from streams.core.fences import ClusterNumbers
 from streams.core.handoff import Base, HandoffSettings, Phase
 from streams.core.handoffs import Handoffs, aim_of
 from streams.core.held import ROW_BYTES, HeldRequest
-from streams.core.routing import Sent
-from tests.simulation.handoff_world import World
+from streams.core.keys import KeyReader
+from streams.core.routing import Routes, Sent, route
+from tests.simulation.handoff_world import RULES, Record, World, name_at
 
 NEVER = 1e9
 
@@ -100,6 +101,23 @@ def test_released_requests_go_out_by_offset_a_partition_after_the_other() -> Non
     assert [(p, one.offset) for p, one in site.handoffs.take_released(1)] == [(0, 7)]
     assert [(p, one.offset) for p, one in site.handoffs.take_released(9)] == [(0, 9), (1, 8)]
     assert site.handoffs.released() == 0
+
+
+def test_what_is_released_goes_before_what_is_read() -> None:
+    """In one transaction: first the held ones, then the request that came after them."""
+    site = Site()
+    site.hold(0, 7, 9)
+    site.handoffs.reached(0, [6, 6])
+    site.handoffs.advance(3.0)
+    routes = Routes(site.handoffs.aim, site.numbers, "dead", 10_000, "in")
+    routed = route([Record(0, 50, name_at(0), b"ordered")], routes, KeyReader(RULES), site.handoffs)
+    assert routed.origins == [(0, 7), (0, 9), (0, 50)]
+    assert [(outgoing[0], outgoing[1]) for outgoing in routed.outgoing] == [
+        ("b", b""),
+        ("b", b""),
+        ("b", b"v"),
+    ]
+    assert routed.sent.slot.tolist() == [0, 0, 0]
 
 
 def test_all_partitions_share_the_room_for_held_requests() -> None:

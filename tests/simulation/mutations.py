@@ -110,6 +110,13 @@ PHASES = (
         "        self.late = moving[ready].copy()\n        self._phase[done]",
     ),
     Mutation(
+        "what is read is sent before what is released",
+        ROUTING,
+        "return sent, early + outgoing",
+        "return sent, outgoing + early",
+        "unit",
+    ),
+    Mutation(
         "requests without order are held",
         HANDOFF,
         "hold = (self._phase[slot] == Phase.HOLD) & ~free",
