@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SECONDS_PER_PASS ?= 120
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test check format bench-router lock clean
@@ -25,7 +26,7 @@ demo: env ## the whole system on a real broker, with a report (TRACE=FILE replay
 	@$(BIN)/foreshard demo --seconds $(SECONDS_PER_PASS) $(if $(TRACE),--trace "$(TRACE)") $(ARGS)
 
 test: env check ## everything: check, then every test, real broker included
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 check: env ## style, types and architecture; no broker needed
 	@$(BIN)/ruff check .

@@ -19,6 +19,13 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps a file in one worker of `pytest -n`, and in one of them all tests that start whole systems."""
+    for item in items:
+        whole = item.path.parent.name == "acceptance"
+        item.add_marker(pytest.mark.xdist_group("acceptance" if whole else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[LocalKafka]:
     """A broker shared by all tests of the session; who stops or kills one starts his own: `local_kafka()`."""

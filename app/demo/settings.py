@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,8 +71,11 @@ def write_config(
 
 
 def free_port_base() -> int:
-    """Returns a port that is free together with those of the routers after it."""
-    for base in PORTS:
+    """Returns a port that is free together with those of the routers after it.
+
+    A random one: two demos that start at the same time must not both find the same ones free.
+    """
+    for base in random.SystemRandom().sample(PORTS, len(PORTS)):
         if all(_free(base + offset) for offset in range(1 + ROUTERS)):
             return base
     raise OSError(f"no {1 + ROUTERS} free ports in a row in {PORTS.start}..{PORTS.stop}")

@@ -20,11 +20,12 @@ def test_a_killed_broker_stays_dead_until_it_has_been_fenced() -> None:
 @pytest.mark.slow
 @pytest.mark.broker
 def test_a_killed_broker_comes_back_and_its_controller_lives_on() -> None:
+    shared = _nodes()
     with killable_kafka(lambda _text: None) as kafka:
         if kafka.java is None or kafka.pid is None:
             pytest.skip("the broker is not a process of ours to kill")
         folder, first = kafka.java.folder, kafka.pid
-        others = _nodes() - {first}
+        others = _nodes() - shared - {first}
         assert answers(kafka.bootstrap, 10)
         kafka.kill()
         time.sleep(BROKER_DEAD_S[0])
@@ -32,6 +33,7 @@ def test_a_killed_broker_comes_back_and_its_controller_lives_on() -> None:
         kafka.restart()
         assert answers(kafka.bootstrap, 10)
         assert kafka.pid not in (None, first)
+        assert others
         assert others <= _nodes()
     assert not folder.exists()
     assert not others & _nodes()
