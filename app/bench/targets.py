@@ -1,9 +1,14 @@
-"""The targets, computed from rows: ratios within one run on one machine."""
+"""The targets, computed from rows: ratios within one run on one machine.
+
+A ratio is the median of those of the runs: the machine may be faster in one run than in another, but what
+is compared was measured within minutes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Literal
 
 Row = Mapping[str, Any]
@@ -65,14 +70,19 @@ def _first(rows: Sequence[Row]) -> int:
 
 
 def _ratio(ratio: Ratio, size: int, by_name: Mapping[str, Row]) -> dict[str, Any]:
-    one = by_name.get(ratio.variant, {}).get(ratio.field)
-    other = by_name.get(ratio.against, {}).get(ratio.field)
-    measured = round(one / other, 3) if one and other else None
+    one, other = (_runs(by_name.get(name), ratio.field) for name in (ratio.variant, ratio.against))
+    pairs = list(zip(one, other, strict=False))
+    measured = round(median(mine / theirs for mine, theirs in pairs), 3) if pairs else None
     met = None
     cold = by_name.get(ratio.against, {}).get("jit_warm") is False
     if measured is not None and not cold:
         met = measured >= ratio.limit if ratio.at_least else measured <= ratio.limit
     return _entry(ratio.measure, size, ratio.target, measured, met)
+
+
+def _runs(row: Row | None, field: Field) -> list[float]:
+    """Returns a figure of each run, in order."""
+    return [] if row is None else [float(run[field]) for run in row["runs"]]
 
 
 def _latency(size: int, row: Row) -> list[dict[str, Any]]:

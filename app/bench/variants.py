@@ -62,19 +62,19 @@ class Variant:
 
 
 VARIANTS = (
-    Variant("bare-eos", "bare loop", "bare", EOS, FAST),
-    Variant("foreshard-eos", "foreshard", "foreshard", EOS, FAST),
-    Variant("streams-eos", "Kafka Streams, 1 thread", "streams", EOS, WARM_JIT),
-    Variant("quix-eos", "Quix Streams", "quix", EOS, MIDDLE),
     Variant("bare-alo", "bare loop", "bare", ALO, FAST),
     Variant("foreshard-alo", "foreshard", "foreshard", ALO, FAST),
+    Variant("bare-eos", "bare loop", "bare", EOS, FAST),
+    Variant("foreshard-eos", "foreshard", "foreshard", EOS, FAST),
+    Variant("shards-4096-eos", "foreshard, 4,096 shards", "foreshard", EOS, FAST, shards=4096, main=False),
+    Variant("streams-eos", "Kafka Streams, 1 thread", "streams", EOS, WARM_JIT),
+    Variant("quix-eos", "Quix Streams", "quix", EOS, MIDDLE),
+    Variant("faust-alo", "Faust, its own transport", "faust", ALO, SLOW),
     Variant("streams-alo", "Kafka Streams, 1 thread", "streams", ALO, WARM_JIT),
     Variant("quix-alo", "Quix Streams", "quix", ALO, MIDDLE),
-    Variant("faust-alo", "Faust, its own transport", "faust", ALO, SLOW),
     Variant("streams-2-eos", "Kafka Streams, 2 threads", "streams", EOS, WARM_JIT, workers=2, main=False),
     Variant("streams-2-alo", "Kafka Streams, 2 threads", "streams", ALO, WARM_JIT, workers=2, main=False),
     Variant("foreshard-2-eos", "foreshard, 2 processes", "foreshard", EOS, FAST, workers=2, main=False),
-    Variant("shards-4096-eos", "foreshard, 4,096 shards", "foreshard", EOS, FAST, shards=4096, main=False),
     Variant(
         "handoff-none-eos",
         "foreshard, none in handoff",
@@ -94,7 +94,7 @@ VARIANTS = (
         main=False,
     ),
 )
-
+"""In the order of the runs: what is compared with each other is measured one after the other."""
 
 QUICK = "bare-eos,foreshard-eos,streams-eos,quix-eos,faust-alo,foreshard-alo"
 """What about ten minutes are enough for."""

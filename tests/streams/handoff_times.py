@@ -32,10 +32,11 @@ USERS = 60
 """Slots that move at a time."""
 MOVES = 4
 """Times that they move: 240 slot moves, each user having one ingest partition."""
-RATE_RPS = 600.0
-"""10 requests/s of each user: no slot falls idle by itself between two commits."""
+RATE_RPS = 900.0
+"""15 requests/s of each user: few slots fall idle by themselves between two commits."""
 BACKLOG_S = 10.0
 SLOW_RPS = 100.0
+"""What the cluster with the backlog works off, and gets meanwhile."""
 PROMISED_S = {"0.1 s": 0.3, "1 s": 1.3}
 """p99 of the seconds in hold."""
 SWITCHED_S = 12.0
@@ -76,6 +77,7 @@ class Traffic:
     site: Site
     users: list[int]
     numbers: Iterator[int]
+    rate_rps: float
     sent: int = 0
     _stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -87,7 +89,7 @@ class Traffic:
                 break
             producer.produce(self.site.ingest, **request(next(self.numbers), user))
             self.sent += 1
-            ahead = started + self.sent / RATE_RPS - time.monotonic()
+            ahead = started + self.sent / self.rate_rps - time.monotonic()
             producer.poll(max(0.0, ahead))
         assert producer.flush(20) == 0
 
@@ -96,9 +98,9 @@ class Traffic:
 
 
 @contextmanager
-def traffic(site: Site, users: list[int], numbers: Iterator[int]) -> Iterator[Traffic]:
+def traffic(site: Site, users: list[int], numbers: Iterator[int], rate_rps: float) -> Iterator[Traffic]:
     """Requests of these users while the block runs."""
-    made = Traffic(site, users, numbers)
+    made = Traffic(site, users, numbers, rate_rps)
     thread = threading.Thread(target=made.run, daemon=True)
     thread.start()
     yield made
@@ -147,7 +149,7 @@ def busy(site: Site, router: RouterProcess, name: str, commit_s: float) -> bool:
     users = site.users_of("c1", USERS)
     backends = [Backend(site, cluster, commit_s) for cluster in ("c1", "c2")]
     before, times = Held.of(router), []
-    with traffic(site, users, itertools.count(1_000_000)) as sent:
+    with traffic(site, users, itertools.count(1_000_000), RATE_RPS) as sent:
         wait_for("it flows", lambda: len(backends[0].done) > USERS)
         for target in itertools.islice(itertools.cycle(("c2", "c1")), MOVES):
             site.move(users, target)
@@ -181,7 +183,7 @@ def backlog(site: Site, router: RouterProcess) -> bool:
     wait_for("the slow one has begun", lambda: slow.done)
     site.move(users, "c2")
     started = time.monotonic()
-    with traffic(site, users, numbers) as sent:
+    with traffic(site, users, numbers, SLOW_RPS) as sent:
         seconds = settled(site)
     wait_for("all are processed", lambda: len(slow.done) + len(fast.done) >= waiting + sent.sent, 30)
     slow.stop()
