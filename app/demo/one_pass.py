@@ -29,7 +29,7 @@ from schemas.records import ClusterAdd, Decision, Mode, SetMode, decision_record
 from schemas.topics import COMMANDS, DEAD_LETTER, DECISIONS, EVENTS
 from streams.tables import read_table
 
-READY_S = 60.0
+READY_S = 180.0
 """Wall seconds until every process must be ready: importing takes a few on a busy machine."""
 LEAD_S = 0.5
 """Wall seconds between the go and the first request."""
