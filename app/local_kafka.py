@@ -166,7 +166,7 @@ def _start_java(
 ) -> LocalKafka:
     """A running broker from the jars; tries other ports when somebody was quicker on ours."""
     for attempt in range(1, ATTEMPTS + 1):
-        port, controller_port = _free_ports(2)
+        port, controller_port = free_ports(2)
         folder = data_dir or Path(tempfile.mkdtemp(prefix="foreshard-kafka-"))
         settings = {
             **SETTINGS,
@@ -211,7 +211,7 @@ def _start_docker(extra: dict[str, str]) -> LocalKafka:
     """
     from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - slow, and only where Docker answers
 
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     container = DockerContainer(IMAGE)
     host = container.get_docker_client().host()
     remote = host not in ("localhost", "127.0.0.1")
@@ -252,7 +252,7 @@ def answers(bootstrap: str, timeout_s: float) -> bool:
         time.sleep(0.05)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """`count` different ports of 127.0.0.1 that are free now."""
     ports: list[int] = []
     with contextlib.ExitStack() as held:

@@ -58,20 +58,18 @@ def who() -> str:
 
 def send(config: Config, spec: topics.TopicSpec, key: str | None, record: Record | None) -> None:
     """Stores one record (None: a tombstone) and returns when all replicas have it."""
-    failures: list[KafkaError] = []
-
-    def confirmed(error: KafkaError | None, _message: Message) -> None:
-        if error is not None:
-            failures.append(error)
-
     settings = {"acks": "all", "enable.idempotence": True, "message.timeout.ms": int(CONFIRM_S * 1000)}
     topic_admin.require(config, config.topic(spec))
     producer = Producer(config.kafka | settings)
     value = None if record is None else record.to_json()
-    producer.produce(config.topic(spec), value, None if key is None else key.encode(), on_delivery=confirmed)
-    left = producer.flush(CONFIRM_S + 1)
-    if failures or left:
-        why = failures[0].str() if failures else "no answer in time"
+    # No Python runs in this callback: a Ctrl-C that falls into one is lost, and flush raises SystemError.
+    confirmed: dict[KafkaError | None, Message] = {}
+    producer.produce(
+        config.topic(spec), value, None if key is None else key.encode(), on_delivery=confirmed.__setitem__
+    )
+    producer.flush(CONFIRM_S + 1)
+    if None not in confirmed:
+        why = next((error.str() for error in confirmed if error is not None), "no answer in time")
         raise BrokerUnreachableError(f"the record was not stored in {config.topic(spec)}: {why}")
 
 

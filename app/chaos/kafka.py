@@ -11,14 +11,12 @@ of its own, and a broker that stays dead until it must have been fenced.
 from __future__ import annotations
 
 import contextlib
-import random
 import re
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from app.local_kafka import PORTS, SETTINGS, LocalKafka, answers, local_kafka
+from app.local_kafka import SETTINGS, LocalKafka, answers, free_ports, local_kafka
 from app.local_kafka_java import JavaBroker, find_jars, find_java, prepare
 from schemas.errors import NoKafkaError
 
@@ -40,7 +38,7 @@ def killable_kafka(say: Callable[[str], None]) -> Iterator[LocalKafka]:
         return
     say("starting Kafka with Java: a controller, and a broker to be killed")
     with contextlib.ExitStack() as stack:
-        port, controller_port = _free_port(), _free_port()
+        port, controller_port = free_ports(2)
         voters = {"controller.quorum.voters": f"{CONTROLLER_ID}@127.0.0.1:{controller_port}"}
         controller = _node(stack, f"127.0.0.1:{controller_port}", lambda _address, _timeout_s: True)
         own = {
@@ -85,13 +83,3 @@ def _join(folder: Path, cluster_id: str) -> None:
     data.mkdir()
     lines = ("version=1", f"cluster.id={cluster_id}", f"node.id={BROKER_ID}", "")
     (data / "meta.properties").write_text("\n".join(lines))
-
-
-def _free_port() -> int:
-    """Returns a port of 127.0.0.1 that is free now."""
-    while True:
-        port = random.SystemRandom().choice(PORTS)
-        with contextlib.suppress(OSError), socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the broker does
-            listener.bind(("127.0.0.1", port))
-            return port

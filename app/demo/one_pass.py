@@ -30,7 +30,7 @@ from schemas.topics import COMMANDS, DEAD_LETTER, DECISIONS, EVENTS
 from streams.tables import read_table
 
 READY_S = 180.0
-"""Wall seconds until every process must be ready: importing takes a few on a busy machine."""
+"""Wall seconds until every process must be ready; on a machine busy with other work, 60 were too few."""
 LEAD_S = 0.5
 """Wall seconds between the go and the first request."""
 DRAIN_S = 60.0

@@ -233,9 +233,9 @@ def test_java_that_is_too_old_is_named_with_its_version(
     assert find_java("") == f"{java} is version 11"
 
 
-def test_free_ports_are_different_and_free() -> None:
+def testfree_ports_are_different_and_free() -> None:
     """Broker and controller each get a port that can be bound."""
-    ports = module._free_ports(20)
+    ports = module.free_ports(20)
     assert len(set(ports)) == 20
     assert all(port in module.PORTS for port in ports)
 
