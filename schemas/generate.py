@@ -22,11 +22,11 @@ from schemas.records import (
     Command,
     Decision,
     Event,
+    LearnedState,
     LoadHistory,
     LoadReport,
     MappingMeta,
     MappingRecord,
-    SharesState,
 )
 
 FOLDER = Path(__file__).parent / "json"
@@ -40,7 +40,7 @@ RECORDS: Mapping[topics.TopicSpec, Any] = {
     topics.CLUSTERS: Cluster,
     topics.MAPPING: MappingRecord | MappingMeta,
     topics.DECISIONS: Decision | Answer,
-    topics.STATE: BalancerState | SharesState,
+    topics.STATE: BalancerState | LearnedState,
 }
 """What each topic's values are. Dead letters are requests as they came: not JSON of ours."""
 

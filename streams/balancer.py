@@ -275,7 +275,7 @@ class Balancer:
         self._commands_end = inheritance.commands_end
         self.decisions.clear()
         self.decisions.extend(inheritance.decisions)
-        self._intake.inherit(rounds)
+        self._intake.inherit(inheritance)
         self.rounds = rounds
         return rounds
 

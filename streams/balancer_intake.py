@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from confluent_kafka import Message
@@ -21,7 +21,7 @@ from streams.balancer_records import (
     received,
     without_old_reports,
 )
-from streams.balancer_takeover import Settings
+from streams.balancer_takeover import Inheritance, Offsets, Settings
 from streams.core.rounds import Rounds
 from streams.feed import Feed, Starts
 from streams.mapping_topic import Letter
@@ -51,17 +51,19 @@ class Intake:
         self._inherited: dict[tuple[str, int], int] = {}
         """(topic, partition) -> offset before which the last leader has dead-lettered what is bad."""
         self._bad: list[Letter] = []
+        self._starts: Mapping[topics.TopicSpec, Offsets] = {}
 
-    def inherit(self, rounds: Rounds) -> None:
-        """Takes in what the last leader had read."""
+    def inherit(self, left: Inheritance) -> None:
+        """Takes in what the last leader had read, and where to read on."""
+        self._starts = left.starts
         self._inherited = {
             (topic, partition): offset
-            for topic, places in rounds.offsets.items()
+            for topic, places in left.rounds.offsets.items()
             for partition, offset in places
         }
 
     def start(self, term: int, puts: dict[str, Put]) -> None:
-        """Reads events, metrics and load from their beginnings, for their agents."""
+        """Reads events, metrics and load for their agents, from where `inherit` said."""
         clock = self._settings.clock
         self._feeds = [
             self._feed(topics.EVENTS, decode_event, term, puts),
@@ -75,14 +77,14 @@ class Intake:
         return all(feed.caught_up.is_set() for feed in self._feeds)
 
     def _feed(self, spec: topics.TopicSpec, decode: Decode, term: int, puts: dict[str, Put]) -> Feed:
-        """Returns the feed of one topic, started at its beginning."""
+        """Returns the feed of one topic, started."""
         put, clock = puts[spec.name], self._settings.clock
 
         def deliver(messages: list[Message]) -> None:
             kept = without_old_reports(messages, clock)
             put(Batch(term, [received(message, decode) for message in kept]))
 
-        starts: Starts = {self._settings.topic(spec): "beginning"}
+        starts: Starts = {self._settings.topic(spec): self._starts.get(spec, "beginning")}
         feed = Feed(spec.name, dict(self._settings.kafka), starts, deliver, on_failure=self._fail)
         feed.start()
         return feed

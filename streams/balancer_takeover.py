@@ -20,6 +20,7 @@ from streams.core.keys import KeyRules
 from streams.core.mapping import Snapshot
 from streams.core.round_settings import RoundSettings
 from streams.core.rounds import Rounds
+from streams.core.steps import STEP_S
 from streams.mapping_topic import MappingReader
 from streams.tables import READ_S, read_table
 
@@ -30,6 +31,12 @@ ANSWER_S = 5.0
 DECISIONS_SHOWN = 50
 """Newest decisions kept for the page."""
 
+REPLAY_S = 360.0
+"""Model seconds of metrics and load that are read again: rates look back 120 s, backlogs 60 s, and a
+record may be a minute late."""
+
+Offsets = dict[int, int]
+"""partition -> offset"""
 Kind = TypeVar("Kind", bound=Record)
 Answer = TypeVar("Answer")
 
@@ -62,6 +69,8 @@ class Inheritance:
     rounds: Rounds
     commands_end: int
     """End of the commands topic at the take-over: version 1 waits for the commands before it."""
+    starts: Mapping[topics.TopicSpec, Offsets] = field(default_factory=dict)
+    """Where the feeds of these topics start; the others at the beginning."""
     decisions: list[Decision] = field(default_factory=list)
 
 
@@ -80,10 +89,62 @@ def inherit(settings: Settings) -> Inheritance:
     rounds.builder.snapshot = read_mapping(settings)
     for state in _records(settings, topics.STATE, state_record):
         rounds.on_state(state)
+    starts = _starts(settings, rounds, _resumed(rounds))
     shown = _records(settings, topics.DECISIONS, decision_record, newest=DECISIONS_SHOWN)
     end, start = _command_offsets(settings)
     rounds.commands_read = start >= end
-    return Inheritance(rounds, end, [record for record in shown if isinstance(record, Decision)])
+    decisions = [record for record in shown if isinstance(record, Decision)]
+    return Inheritance(rounds, end, starts, decisions)
+
+
+def _resumed(rounds: Rounds) -> int | None:
+    """Returns the step up to which a predecessor's learning is taken over, None without one."""
+    try:
+        return rounds.resume()
+    except ValueError as error:
+        log.warning("%s; the stored history is learned anew", error)
+        return None
+
+
+def _starts(settings: Settings, rounds: Rounds, step: int | None) -> dict[topics.TopicSpec, Offsets]:
+    """Returns where metrics start, and load too where what was learned up to a step is known.
+
+    Never after what the last leader had read: what is bad there is dead-lettered by us.
+    """
+    now = settings.clock.now()
+    since = {topics.METRICS: now - REPLAY_S}
+    if step is not None:
+        since[topics.LOAD] = min(now, (step + 1) * STEP_S) - REPLAY_S
+    found = {}
+    for spec, model_s in since.items():
+        topic = settings.topic(spec)
+        offsets = _offsets_at(settings, topic, settings.clock.wall(model_s))
+        read = dict(rounds.offsets.get(topic, ()))
+        found[spec] = {number: min(offset, read.get(number, offset)) for number, offset in offsets.items()}
+    return found
+
+
+def _offsets_at(settings: Settings, topic: str, wall_s: float) -> Offsets:
+    """Returns per partition the offset of the first record with this Kafka timestamp or a later one."""
+    partitions = partition_count(settings.kafka, topic)
+    if partitions is None:
+        raise TopicError(f"topic {topic} does not exist; `foreshard topics create` makes it")
+    consumer = Consumer(dict(settings.kafka) | {"group.id": settings.group, "enable.auto.commit": False})
+    times = [TopicPartition(topic, number, max(0, int(wall_s * 1000))) for number in range(partitions)]
+
+    def ask() -> Offsets:
+        found = consumer.offsets_for_times(times, timeout=ANSWER_S)
+        ends = {
+            place.partition: consumer.get_watermark_offsets(place, timeout=ANSWER_S)[1]
+            for place in found
+            if place.offset < 0
+        }
+        return {place.partition: ends.get(place.partition, place.offset) for place in found}
+
+    try:
+        return _asked(ask, topic)
+    finally:
+        consumer.close()
 
 
 def read_mapping(settings: Settings) -> Snapshot | None:

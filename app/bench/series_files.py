@@ -65,7 +65,9 @@ def _files(folder: Path) -> Iterator[tuple[str, IO[bytes]]]:
         elif name.endswith(ARCHIVES):
             with tarfile.open(path) as archive:
                 for member in sorted(archive.getmembers(), key=lambda member: member.name):
-                    content = archive.extractfile(member) if member.name.endswith((".csv", ".csv.gz")) else None
+                    content = (
+                        archive.extractfile(member) if member.name.endswith((".csv", ".csv.gz")) else None
+                    )
                     if content is not None:
                         yield f"{name}/{member.name}", _opened(member.name, content)
 
@@ -77,7 +79,7 @@ def _opened(name: str, stream: IO[bytes]) -> IO[bytes]:
 def _series(name: str, stream: IO[bytes]) -> Series | Skipped:
     times, values = [], []
     for row in csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace")):
-        if len(row) < 2:  # noqa: PLR2004 - a time and a value
+        if len(row) < 2:
             continue
         try:
             time, value = _time(row[0]), float(row[1])

@@ -77,8 +77,8 @@ from schemas.records.record import (
 )
 from schemas.records.state import (
     BalancerState,
+    LearnedState,
     Rescuing,
-    SharesState,
     state_record,
 )
 
@@ -107,6 +107,7 @@ __all__ = [
     "Freeze",
     "HandoffLoad",
     "HotKeyLoad",
+    "LearnedState",
     "LoadHistory",
     "LoadRecord",
     "LoadReport",
@@ -131,7 +132,6 @@ __all__ = [
     "SetClusterState",
     "SetMode",
     "Shard",
-    "SharesState",
     "Skip",
     "Stuck",
     "WantedState",

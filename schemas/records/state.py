@@ -9,7 +9,6 @@ from pydantic import BaseModel, Field, TypeAdapter
 from schemas.records.clusters import Mode
 from schemas.records.record import (
     Count,
-    Fraction,
     Name,
     Record,
     Shard,
@@ -49,21 +48,25 @@ class BalancerState(Record):
     """topic -> (partition, next offset) of what this state includes."""
 
 
-class SharesState(Record):
-    """Shards' parts of each series. Topic `state`, key = "shares:<series>"."""
+class LearnedState(Record):
+    """A part of what was learned of the load up to a step. Topic `state`, key = "learned:<part>"."""
 
-    kind: Literal["shares"] = "shares"
-    series: str
+    kind: Literal["learned"] = "learned"
     step: Count
-    share: list[Fraction]
+    """Newest step that it includes."""
+    part: Count
+    parts: Count
+    """Parts of the state of this step; all are written in one transaction."""
+    data: str
+    """Base64 of the part's bytes: streams/core/learned.py says of what."""
 
 
-_STATE: TypeAdapter[BalancerState | SharesState] = TypeAdapter(
-    Annotated[BalancerState | SharesState, Field(discriminator="kind")]
+_STATE: TypeAdapter[BalancerState | LearnedState] = TypeAdapter(
+    Annotated[BalancerState | LearnedState, Field(discriminator="kind")]
 )
 
 
-def state_record(data: bytes | None) -> BalancerState | SharesState:
+def state_record(data: bytes | None) -> BalancerState | LearnedState:
     """Returns the state record in `data`; raises InvalidRecordError."""
-    record: BalancerState | SharesState = parse(_STATE, "state record", data)
+    record: BalancerState | LearnedState = parse(_STATE, "state record", data)
     return record

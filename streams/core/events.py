@@ -70,7 +70,9 @@ class _Placed:
     def effect(self, times: Floats, step_s: float) -> Effect:
         """Returns what is declared for a step with these times in it."""
         if self.event.requests_per_s:
-            return Effect(added=float(self.strength(times, headroom=False).mean()) * self.event.requests_per_s * step_s)
+            return Effect(
+                added=float(self.strength(times, headroom=False).mean()) * self.event.requests_per_s * step_s
+            )
         return Effect(factor=float(np.log(self.factor(times, headroom=False, kappa=1.0).mean())))
 
     def full(self, step_s: float) -> Effect:
@@ -213,7 +215,9 @@ class EventBook:
             if (placed.event.uplift or 1.0) <= SMALL_UPLIFT:
                 continue
             for shard in sorted({shard for _, shard, _ in placed.keys}):
-                factors[shard] = factors.get(shard, np.ones(len(times))) * self._factor(placed, times, headroom)
+                factors[shard] = factors.get(shard, np.ones(len(times))) * self._factor(
+                    placed, times, headroom
+                )
         return factors
 
     def capacity_factor(self, cluster: str, times: Floats) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,8 +52,6 @@ class Outlook:
         self.rules = rules
         self.forecaster = Forecaster(len(rules.series), STEP_S, HORIZON)
         self.shares = Shares(len(rules.series), rules.shards)
-        self.shares_step = -1
-        """Newest step that the shares include; steps up to it are not counted twice."""
         self.newest_step: int | None = None
         self.learned = 0
         """Steps learned since the start, stored history included."""
@@ -64,13 +63,29 @@ class Outlook:
             usual = np.exp(self.forecaster.usual(step.index))[:, None] * self.shares.share
             events.learn(step.index * STEP_S, STEP_S, step.counts, usual)
             counts = events.deflate(step.index * STEP_S, STEP_S, step.counts)
-            if step.index > self.shares_step:
-                self.shares.update(counts)
-                self.shares_step = step.index
+            self.shares.update(counts)
         unknown = np.full(len(self.rules.series), np.nan)
         self.forecaster.learn(step.index, unknown if counts is None else counts.sum(axis=1))
         self.newest_step = step.index
         self.learned += 1
+
+    def to_arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Returns the whole state by name; whoever `restore`s it under the same rules continues exactly."""
+        shares = {f"shares.{name}": value for name, value in self.shares.to_arrays().items()}
+        counts = np.array(
+            [-1 if self.newest_step is None else self.newest_step, self.learned], dtype=np.int64
+        )
+        return self.forecaster.to_arrays() | shares | {"outlook": counts}
+
+    def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Takes a state; ValueError where it is that of other series or shards, and nothing was taken."""
+        shares = {name: arrays.get(f"shares.{name}", np.zeros(0)) for name in self.shares.to_arrays()}
+        if shares["share"].shape != self.shares.share.shape or "outlook" not in arrays:
+            raise ValueError(f"the saved shares are not those of {self.rules.shards} shards")
+        self.forecaster.restore(arrays)
+        self.shares = Shares.from_arrays(shares)
+        step, self.learned = (int(value) for value in arrays["outlook"])
+        self.newest_step = None if step < 0 else step
 
     def demand(self, now: float, rates: Floats, hot: Mapping[int, float], events: EventBook) -> Demand:
         """Returns the Demand at `now` (model time).
@@ -144,7 +159,7 @@ class Outlook:
         return part, quiet, view
 
     def _rps(self, path: Floats, times: Floats) -> Floats:
-        """Returns the forecast of one series, requests per step, interpolated from the step grid to `times`, requests/s."""
+        """Returns one series' forecast, given per step, interpolated to `times`: requests/s."""
         if self.newest_step is None:
             return np.zeros(len(times))
         ahead = times / STEP_S - (self.newest_step + 0.5)

@@ -18,15 +18,15 @@ from schemas.records import (
     Command,
     Decision,
     Event,
+    LearnedState,
     LoadHistory,
     LoadReport,
     Mode,
     Move,
     Reason,
-    SharesState,
     Skip,
 )
-from streams.core import commands, rescues
+from streams.core import commands, learned, rescues
 from streams.core.cluster_states import alive, bury
 from streams.core.events import EventBook
 from streams.core.keys import KeyRules
@@ -42,8 +42,6 @@ from streams.core.round_settings import RoundSettings
 from streams.core.router_reports import RouterReports
 from streams.core.steps import STEP_S
 
-SHARES_EVERY = 10
-"""Shares are saved every 10 rounds: 100 s of an EWMA with a memory of 10 minutes."""
 COMMANDED = frozenset({Reason.JOIN, Reason.DRAIN, Reason.DOWN})
 """Reasons of moves that an operator asked for: they are made in observe mode too."""
 
@@ -59,6 +57,10 @@ class Rounds(Leader):
         self.steps = StepBook(rules.series, rules.shards, ingest_partitions, STEP_S)
         self.outlook = Outlook(rules)
         self.events = EventBook(rules, self.clusters)
+        self._left: list[LearnedState] = []
+        """What a predecessor has saved of what it learned."""
+        self._saved_step: int | None = None
+        """Step up to which what was learned is saved."""
         self.commands_read = False
         """True once every command that was present at take-over is applied: version 1 may be written."""
 
@@ -90,13 +92,28 @@ class Rounds(Leader):
             self.capacity.lag(cluster, now, committed, end, self.load.forwarded(cluster))
             self.deaths.reading(cluster, now, committed, end)
 
-    def on_state(self, record: BalancerState | SharesState) -> None:
-        """Takes a predecessor's state."""
+    def on_state(self, record: BalancerState | LearnedState) -> None:
+        """Takes a predecessor's state; what it learned is taken by `resume`, once all of it is here."""
         if isinstance(record, BalancerState):
             self.restore(record)
-        elif record.series in self.rules.series and len(record.share) == self.rules.shards:
-            self.outlook.shares.restore(self.rules.series.index(record.series), record.share)
-            self.outlook.shares_step = record.step
+        else:
+            self._left.append(record)
+
+    def resume(self) -> int | None:
+        """Goes on from what a predecessor has learned; returns the step up to which that is, None if nothing.
+
+        Raises ValueError with the reason where it does not fit: then everything is learned anew.
+        """
+        left, self._left = self._left, []
+        if not left:
+            return None
+        outlook = Outlook(self.rules)
+        self.events.trust = learned.restore(left, outlook)
+        self.outlook = outlook
+        self._saved_step = outlook.newest_step
+        if outlook.newest_step is not None:
+            self.steps.resume(outlook.newest_step)
+        return outlook.newest_step
 
     def on_command(self, command: Command, now: float, found: Found = NOTHING_FOUND) -> list[Out]:
         """Applies one command; `found` is what the broker said about the things that it names."""
@@ -280,13 +297,11 @@ class Rounds(Leader):
 
     def _states(self) -> list[Out]:
         outs = [self.state()]
-        if self.round % SHARES_EVERY == 0:
-            for index, name in enumerate(self.rules.series):
-                share = np.clip(self.outlook.shares.share[index], 0.0, 1.0).tolist()
-                step = max(self.outlook.shares_step, 0)
-                outs.append(
-                    Out(topics.STATE, f"shares:{name}", SharesState(series=name, step=step, share=share))
-                )
+        newest, saved = self.outlook.newest_step, self._saved_step
+        if newest is not None and (saved is None or newest - saved >= learned.SAVE_STEPS):
+            parts = learned.save(self.outlook, self.events.trust)
+            outs += [Out(topics.STATE, f"learned:{part.part}", part) for part in parts]
+            self._saved_step = newest
         return outs
 
 

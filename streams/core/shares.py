@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +11,6 @@ from streams.core.counts import Floats, Ints
 
 SLOW = 0.05
 """Weight of one step in a share: a memory of 20 steps (10 min), long against counting noise."""
-SETTLED = 20
-"""Steps after which 1/n is SLOW: shares taken over from saved state count as that old."""
 FAST = 0.4
 """Weight when a share is plainly off: half the change is taken in within 45 s."""
 OFF = 4.0
@@ -38,8 +36,6 @@ class Shares:
     def _learn(self, series: int, counts: Floats, total: float) -> None:
         """The first 20 steps are averaged, then each weighs SLOW; FAST where it is off twice running."""
         share = self.share[series]
-        if self._steps[series] == 0 and share.any():
-            self._steps[series] = SETTLED
         self._steps[series] += 1
         expected = share * total
         off = counts - expected
@@ -49,15 +45,6 @@ class Shares:
         share = share + np.where(again, max(FAST, weight), weight) * (counts / total - share)
         self.share[series] = share / share.sum()
         self._sign[series] = sign
-
-    def restore(self, series: int, share: Sequence[float] | Floats) -> None:
-        """Takes one series' shares as they were saved; learning goes on at the slow weight."""
-        row = np.asarray(share, dtype=np.float64)
-        if row.shape != self.share[series].shape or not np.all(np.isfinite(row)) or row.min(initial=0) < 0:
-            raise ValueError(f"shares of series {series}: {row.shape} given, {self.share.shape[1]} shards")
-        self.share[series] = row / row.sum() if row.sum() > 0 else row
-        self._sign[series] = 0
-        self._steps[series] = SETTLED if row.sum() > 0 else 0
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Returns the whole state by name; `from_arrays` continues exactly."""

@@ -69,6 +69,11 @@ class StepBook:
         step.cells.append(cells.astype(np.int32))
         step.counts.append(counts.astype(np.float32))
 
+    def resume(self, step: int) -> None:
+        """Goes on after a step that a predecessor has learned: records of steps up to it are late."""
+        self._next = step + 1
+        self._drop_before(self._next)
+
     def close(self, now: float, most: int = MOST_STEPS) -> list[Step]:
         """Returns up to `most` steps that can be closed, in order; fewer than `most` means all.
 

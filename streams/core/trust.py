@@ -37,7 +37,7 @@ LEAST_LEFT = 0.05
 ENOUGH = 10
 """Steps before the event after which its level and noise are known."""
 CAME_NOT, CAME_NOT_SD = 0.25, 3.0
-"""Less than a quarter of the effect, and over 3 standard deviations from what was thought: it did not happen."""
+"""Under a quarter of the effect, and over 3 standard deviations off what was thought: it did not happen."""
 
 
 @dataclass
@@ -95,7 +95,7 @@ class Track:
             self.level_variance = FIRST_NOISE**2 + (z - self.level) ** 2
 
     def follow(self, z: float, effect: Effect, jitter: float) -> None:
-        """One step of the filter: z = log of the load in it, jitter = standard deviation added to its noise."""
+        """One step of the filter: z = log of its load, jitter = standard deviation added to the noise."""
         self.level_variance += (WANDER * self.noise) ** 2
         expected, by_level, by_kappa = effect.at(self.level, self.kappa)
         to_level = by_level * self.level_variance + by_kappa * self.covariance
@@ -165,7 +165,9 @@ class Trust:
         """Returns whether a step in whose middle it is `time` tells something about the event."""
         return event.id not in self.settled and time >= event.start - WATCH_S
 
-    def learn(self, event: Event, step: tuple[float, float], load: float, effect: Effect, full: Effect, usual: float) -> None:
+    def learn(
+        self, event: Event, step: tuple[float, float], load: float, effect: Effect, full: Effect, usual: float
+    ) -> None:
         """Learns from one step.
 
         step: (middle, seconds); load: requests in it where the event acts, without other events' effects;

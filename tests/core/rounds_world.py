@@ -134,6 +134,7 @@ class World:
         self.written: list[Out] = []
         self.stored: list[LoadReport | LoadHistory] = []
         """What the router wrote to the load topic."""
+        self.announced: list[Event] = []
         self.settling = True
         """Whether the router settles every version at once."""
         self.standing: set[str] = set()
@@ -148,6 +149,11 @@ class World:
         self.rounds.commands_read = True
         self.written += self.rounds.take_over()
         return self
+
+    def announce(self, event: Event) -> None:
+        """Publishes an event."""
+        self.announced.append(event)
+        self.rounds.on_event(event.id, event)
 
     def command(self, command: object, partitions: int | None = 3, **found: object) -> list[Out]:
         """Applies a command, and writes version 1 if that may now be."""
@@ -242,7 +248,11 @@ def successor(world: World) -> World:
             rounds.builder.apply(mapping_record(data))
         elif topic == topics.STATE.name:
             rounds.on_state(state_record(data))
+    rounds.resume()
+    for event in world.announced:
+        rounds.on_event(event.id, event)
     heir = World(rounds, world.rounds.settings)
+    heir.announced = list(world.announced)
     heir.now, heir.router, heir.written = world.now, deepcopy(world.router), list(world.written)
     for record in world.stored:
         heir._load(record)

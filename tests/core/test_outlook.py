@@ -148,17 +148,6 @@ def test_learning_takes_announced_load_out_of_the_shares() -> None:
     assert np.allclose(outlook.shares.share[0], before, atol=1e-3)
 
 
-def test_steps_already_in_the_shares_do_not_change_them() -> None:
-    """A successor with saved shares learns forecasts from old steps, but not the shares again."""
-    outlook, events = taught(), EventBook(RULES, ())
-    shares = outlook.shares.share.copy()
-    outlook.shares_step = (outlook.newest_step or 0) + 1
-    skewed = np.zeros((2, SHARDS))
-    skewed[0, 0] = 5000
-    outlook.learn(Step((outlook.newest_step or 0) + 1, skewed), events)
-    assert np.array_equal(outlook.shares.share, shares)
-
-
 def test_hot_slot_carries_its_own_weight() -> None:
     """A slot with more than four times the mean of its shard is measured; the rest share what is left."""
     demand = look(Outlook(RULES), even(160.0), hot={3 * SLOTS + 7: 5.0, 4 * SLOTS: 0.01})

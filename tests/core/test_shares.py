@@ -33,17 +33,6 @@ def test_a_moved_hot_key_is_learned_in_three_steps_and_noise_slowly() -> None:
     assert shares.share.sum() == pytest.approx(1.0)
 
 
-def test_restored_shares_are_not_forgotten_by_the_first_step() -> None:
-    """A successor goes on from the saved shares; wrong sizes and NaN are refused."""
-    shares = Shares(1, 2)
-    shares.restore(0, [0.5, 0.5])
-    shares.update(np.array([[60.0, 40.0]]))
-    assert shares.share[0, 0] == pytest.approx(0.5, abs=0.02)
-    for wrong in ([1.0], [float("nan"), 1.0], [-1.0, 2.0]):
-        with pytest.raises(ValueError, match="series 0"):
-            shares.restore(0, wrong)
-
-
 def test_shares_continue_exactly_from_their_arrays() -> None:
     """to_arrays and from_arrays are a round trip, in the middle of a change too."""
     shares = Shares(2, SHARDS)

@@ -8,6 +8,7 @@ import pytest
 from schemas.errors import RulesMismatchError
 from schemas.records import Freeze, MappingMeta, Mode, Reason, Resume
 from streams.core.keys import KeyRules
+from streams.core.learned import SAVE_STEPS
 from streams.core.rounds import Rounds
 from tests.core.rounds_world import (
     RULES,
@@ -68,8 +69,8 @@ def test_successor_continues_as_if_nothing_had_happened() -> None:
     assert heir.rounds.clusters == world.rounds.clusters
     assert same_owners(heir, world)
     heir.rounds.learn(heir.now, 1_000)
-    assert heir.rounds.outlook.shares_step == world.rounds.outlook.shares_step >= first
-    assert np.allclose(heir.rounds.outlook.shares.share, world.rounds.outlook.shares.share)
+    assert heir.rounds.outlook.newest_step == world.rounds.outlook.newest_step >= first
+    assert np.array_equal(heir.rounds.outlook.shares.share, world.rounds.outlook.shares.share)
     heir.lead()
     rates = even(60.0)
     ours, theirs = (decisions(one.run(1200, rates)) for one in (world, heir))
@@ -77,6 +78,34 @@ def test_successor_continues_as_if_nothing_had_happened() -> None:
         (d.round, d.skip, d.moves, d.version) for d in theirs
     ]
     assert any(m.reason is Reason.RETURN for d in ours for m in d.moves)
+
+
+def test_successor_in_mid_campaign_forecasts_the_same() -> None:
+    """Killed between two saves: what was learned since is learned again, and nothing differs afterwards."""
+    world = started()
+    user, _ = user_in(world.at_home("c2"))
+    step = int(START // 30)
+    world.history(step - 500, 500, even(60.0, 8.0), swing=0.3)
+    world.announce(campaign(START + 200, START + 4000, user, 45.0))
+    world.run(1160, even(60.0, 8.0))
+    heir = successor(world)
+    taken = heir.rounds.outlook.newest_step
+    assert taken is not None
+    heir.rounds.learn(heir.now, 1_000)
+    assert 0 < world.rounds.outlook.newest_step - taken < SAVE_STEPS  # type: ignore[operator]
+    heir.lead()
+    for _ in range(3):
+        for one in (world, heir):
+            one.run(300, even(60.0, 8.0))
+        ours, theirs = world.rounds, heir.rounds
+        assert np.allclose(
+            ours.outlook.forecaster.forecast(), theirs.outlook.forecaster.forecast(), atol=1e-9
+        )
+        assert ours.events.trust == theirs.events.trust
+        assert ours.events.trust.tracks
+        assert (ours.arrived, ours.moved) == (theirs.arrived, theirs.moved)
+    assert world.rounds.moved
+    assert same_owners(heir, world)
 
 
 def same_owners(one: World, other: World) -> bool:

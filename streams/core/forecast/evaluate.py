@@ -39,7 +39,9 @@ def evaluate(forecaster: Forecaster, first: int, values: Floats, skip: Ints) -> 
         truth = values[t]
         made = ring[(t - ahead) % width, :, :, ahead]  # [horizon, 3, series]
         last = ring[(t - ahead) % width, 0, :, 0]
-        scored = (t - ahead[:, None] >= skip) & np.isfinite(truth) & np.isfinite(made[:, 0]) & np.isfinite(last)
+        scored = (
+            (t - ahead[:, None] >= skip) & np.isfinite(truth) & np.isfinite(made[:, 0]) & np.isfinite(last)
+        )
         inside = (made[:, 1] <= truth) & (truth <= made[:, 2])
         for number, what in enumerate((np.abs(made[:, 0] - truth), np.abs(last - truth), inside, 1.0)):
             sums[number, :, 1:] += np.where(scored, what, 0.0).T

@@ -70,7 +70,7 @@ class Features:
             self.profile.learn(known, second, learned)
 
     def forget(self, rows: Ints) -> None:
-        """Forgets the last day, after a gap longer than it: the next value counts as if it had been all along."""
+        """Forgets the last day, after a longer gap: the next value counts as if it had been all along."""
         self.first[rows] = NEVER
 
     def _second(self, index: int) -> float:
@@ -87,7 +87,7 @@ class Features:
         return self.profile.at(ahead * self._step_s)
 
     def yesterday(self, index: int) -> Floats:
-        """Returns float64[series, horizon + 1]: yesterday's change from this time of day on, in means of three.
+        """Returns float64[series, horizon + 1]: yesterday's change from this time on, in means of three.
 
         [:, 0] is 0; NaN on the first day.
         """

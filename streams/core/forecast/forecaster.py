@@ -93,19 +93,19 @@ class Forecaster:
         return np.take_along_axis(self._path, self._ahead(), axis=1)
 
     def bound(self, level: float) -> Floats:
-        """Returns float64[series, horizon + 1]: what stays above a part `level` of what comes (0.05, 0.9, 0.95).
+        """Returns float64[series, horizon + 1]: above a part `level` of what comes (0.05, 0.9, 0.95).
 
         0 or more. After a value above its bound the upper ones are at least that of the newest, for 10 steps.
         """
         path = self._path.copy()
         path[:, 1:] += self._bounds.offset(level).T
-        if level > 0.5:  # noqa: PLR2004 - the median
+        if level > 0.5:
             held = (self._shock > 0)[:, None]
             path[:, 1:] = np.where(held, np.maximum(path[:, 1:], path[:, :1]), path[:, 1:])
         return np.maximum(np.take_along_axis(path, self._ahead(), axis=1), 0.0)
 
     def usual(self, index: int) -> Floats:
-        """Returns float64[series]: the log of what is usual at the time of day of step `index`; NaN = not known."""
+        """Returns float64[series]: log of what is usual at the time of step `index`; NaN = not known."""
         return self._features.usual_day(index)[:, 0]
 
     def skill(self) -> list[Skill]:
@@ -301,7 +301,7 @@ class Forecaster:
 
 
 def _between(heads: tuple[int, ...], horizon: int) -> Floats:
-    """Returns float64[horizon, heads]: the weights of the heads around each step ahead, linear between them."""
+    """Returns float64[horizon, heads]: weights of the heads around each step ahead, linear."""
     steps = np.arange(1, horizon + 1)
     weights: Floats = np.stack([np.interp(steps, heads, unit) for unit in np.eye(len(heads))], axis=1)
     return weights

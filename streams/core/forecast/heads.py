@@ -50,8 +50,10 @@ class Heads:
             pooled[head] = [together(x) for x in named]
         return own, pooled
 
-    def learn(self, head: int, rows: Ints, samples: Floats, own: Floats, pooled: Floats, seen: Floats) -> None:
-        """Learns from the differences seen, given the samples (float64[n, 22]) and what was predicted then."""
+    def learn(
+        self, head: int, rows: Ints, samples: Floats, own: Floats, pooled: Floats, seen: Floats
+    ) -> None:
+        """Learns from the differences seen, given the samples, float64[n, 22], and what was predicted."""
         targets = own + self._clipped(head, rows, seen - own)
         models = self._own[head]
         named = [dict(zip(NAMES, row, strict=True)) for row in samples.tolist()]

@@ -52,7 +52,7 @@ class _Bins:
         self.days[rows, places] = days
 
     def at(self, seconds: Floats) -> Floats:
-        """Returns float64[series, n]: levels at seconds of the day; NaN where a neighbouring bin is not known."""
+        """Returns float64[series, n]: levels at seconds of the day; NaN where a neighbour is not known."""
         place = seconds / self.width_s - 0.5
         left = np.floor(place).astype(np.int64)
         part = place - left
