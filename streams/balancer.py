@@ -16,6 +16,7 @@ from schemas import topics
 from schemas.errors import InvalidRecordError, RulesMismatchError
 from schemas.records import Decision, MappingMeta, command_record
 from streams import metrics
+from streams.balancer_history import learn_history
 from streams.balancer_intake import Batch, Intake, Put
 from streams.balancer_questions import found_for, waits
 from streams.balancer_records import Received
@@ -34,8 +35,6 @@ __all__ = ["Balancer", "Role", "Settings"]
 
 log = logging.getLogger(__name__)
 
-LEARN_AT_ONCE = 50
-"""Stored steps learned between two looks at the loop: about 50 ms with four series."""
 LOOK_S = 0.02
 """Wall seconds between two looks whether a feed has caught up."""
 STOP_S = 2.0
@@ -288,10 +287,7 @@ class Balancer:
                 return
         for spec in (topics.EVENTS, topics.METRICS, topics.LOAD):
             await self._taken_in(self._puts[spec.name])
-        clock = self.settings.clock
-        while self._term == term and rounds.learn(clock.now(), LEARN_AT_ONCE) == LEARN_AT_ONCE:
-            await asyncio.sleep(0)
-        metrics.STEPS_LEARNED.set(rounds.outlook.learned)
+        await learn_history(rounds, self.settings.clock, lambda: self._term == term)
         self._watch.start(rounds)
 
     async def _taken_in(self, put: Put) -> None:

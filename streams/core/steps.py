@@ -74,6 +74,16 @@ class StepBook:
         self._next = step + 1
         self._drop_before(self._next)
 
+    def waiting(self, now: float) -> int:
+        """Returns how many steps are over and not closed yet."""
+        first = self._next if self._next is not None else min(self._open, default=None)
+        return 0 if first is None else max(0, int(now // self._step_s) - first)
+
+    def skip(self, steps: int) -> None:
+        """Passes over so many of the steps to be closed next: they stay unknown."""
+        if self._next is not None:
+            self.resume(self._next + steps - 1)
+
     def close(self, now: float, most: int = MOST_STEPS) -> list[Step]:
         """Returns up to `most` steps that can be closed, in order; fewer than `most` means all.
 
@@ -85,8 +95,7 @@ class StepBook:
         if self._next is None:
             if not self._open:
                 return []
-            self._next = max(min(self._open), int((now - HISTORY_S) // self._step_s))
-            self._drop_before(self._next)
+            self.resume(max(min(self._open), int((now - HISTORY_S) // self._step_s)) - 1)
         for heard in self._heard.values():
             heard.sort()
         closed: list[Step] = []

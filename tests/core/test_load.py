@@ -306,6 +306,31 @@ def test_a_missing_partition_is_waited_for_30_s() -> None:
     assert steps.late == 1
 
 
+def test_steps_that_a_predecessor_learned_are_late() -> None:
+    """After `resume` at step 10 the next step is 11, whatever was read before or comes after."""
+    steps = StepBook(SERIES, SHARDS, 1)
+    steps.add(history(9, (0, 0, 4)))
+    steps.resume(10)
+    for number in (10, 11, 12):
+        steps.add(history(number, (0, 0, 5), ranges=[(0, 0, 5)]))
+    assert steps.waiting(390.0) == 2
+    assert [step.index for step in steps.close(10_000.0, most=2)] == [11, 12]
+    assert steps.late == 2
+
+
+def test_skipped_steps_are_not_closed() -> None:
+    """Two of five are passed over; the rest come as they are."""
+    steps = StepBook(SERIES, SHARDS, 1)
+    assert steps.waiting(10_000.0) == 0
+    for number in range(10, 16):
+        steps.add(history(number, (0, 0, 5), ranges=[(0, 0, 5)]))
+    assert steps.waiting(480.0) == 6
+    assert [step.index for step in steps.close(480.0, most=1)] == [10]
+    steps.skip(2)
+    assert steps.waiting(480.0) == 3
+    assert [step.index for step in steps.close(480.0)] == [13, 14, 15]
+
+
 def test_a_gap_is_unknown_not_zero() -> None:
     """Steps without any record come out in order as None."""
     steps = StepBook(SERIES, SHARDS, 1)
