@@ -84,6 +84,8 @@ class SeriesView(BaseModel):
 
     model_config = Record.model_config
     name: str
+    cost: Rate = 1.0
+    """Cost units per request, as configured or as learned."""
     now_rps: Rate
     forecast_rps: Rate
     """At the horizon."""

@@ -202,6 +202,10 @@ class CapacityBook:
                 capacity = np.minimum(capacity, processed / cpu * to_come)
         return capacity
 
+    def cpu(self, cluster: str, now: float) -> float | None:
+        """Returns the mean CPU of the cluster's instances over the last 60 s, 0 to 1; None if not known."""
+        return self._cpu(self._known(cluster), now)
+
     def _cpu(self, known: _Known, now: float) -> float | None:
         """Returns the mean CPU of the fresh instances over the last 60 s, as `processed_cps`."""
         means = []

@@ -97,7 +97,6 @@ class EventBook:
     def __init__(self, rules: KeyRules, clusters: Container[str]) -> None:
         self._rules, self._clusters = rules, clusters
         self._names = {name: number for number, name in enumerate(rules.series)}
-        self._costs = rules.costs()
         self._placed: dict[str, _Placed] = {}
         self.trust = Trust()
         self._left_out = ""
@@ -182,11 +181,11 @@ class EventBook:
                 added += part * self._strength(placed, times, headroom)
         return added
 
-    def added(self, times: Floats, headroom: bool = True) -> dict[int, Floats]:
+    def added(self, times: Floats, costs: Floats, headroom: bool = True) -> dict[int, Floats]:
         """Returns global slot -> float64[n], cost units/s that events on its keys add."""
         added: dict[int, Floats] = {}
         for (series, slot), rate in self._added_requests(times, headroom).items():
-            added[slot] = added.get(slot, np.zeros(len(times))) + rate * self._costs[series]
+            added[slot] = added.get(slot, np.zeros(len(times))) + rate * costs[series]
         return added
 
     def added_on_keys(self, series: str, times: Floats) -> Floats:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from schemas.records import SLOTS, SeriesView
 from streams.core.events import EventBook
-from streams.core.forecast import Forecaster, Skill
+from streams.core.forecast import Costs, Forecaster, Skill
 from streams.core.keys import KeyRules
 from streams.core.load import Shares, Step
 from streams.core.steps import STEP_S
@@ -51,6 +51,7 @@ class Outlook:
     def __init__(self, rules: KeyRules) -> None:
         self.rules = rules
         self.forecaster = Forecaster(len(rules.series), STEP_S, HORIZON)
+        self.costs = Costs(rules.costs())
         self.shares = Shares(len(rules.series), rules.shards)
         self.newest_step: int | None = None
         self.learned = 0
@@ -64,6 +65,7 @@ class Outlook:
             events.learn(step.index * STEP_S, STEP_S, step.counts, usual)
             counts = events.deflate(step.index * STEP_S, STEP_S, step.counts)
             self.shares.update(counts)
+            self.costs.count(step.counts.sum(axis=1) / STEP_S)
         unknown = np.full(len(self.rules.series), np.nan)
         self.forecaster.learn(step.index, unknown if counts is None else counts.sum(axis=1))
         self.newest_step = step.index
@@ -75,7 +77,8 @@ class Outlook:
         counts = np.array(
             [-1 if self.newest_step is None else self.newest_step, self.learned], dtype=np.int64
         )
-        return self.forecaster.to_arrays() | shares | {"outlook": counts}
+        arrays = self.forecaster.to_arrays() | self.costs.to_arrays() | shares
+        return arrays | {"outlook": counts}
 
     def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
         """Takes a state; ValueError where it is that of other series or shards, and nothing was taken."""
@@ -83,6 +86,7 @@ class Outlook:
         if shares["share"].shape != self.shares.share.shape or "outlook" not in arrays:
             raise ValueError(f"the saved shares are not those of {self.rules.shards} shards")
         self.forecaster.restore(arrays)
+        self.costs.restore(arrays)
         self.shares = Shares.from_arrays(shares)
         step, self.learned = (int(value) for value in arrays["outlook"])
         self.newest_step = None if step < 0 else step
@@ -94,21 +98,24 @@ class Outlook:
         A series whose forecast is not trusted contributes its measured part to every column.
         """
         times = now + STEP_S * np.arange(COLUMNS, dtype=np.float64)
-        measured = self.rules.costs()[:, None] * rates
+        costs = self.costs.now()
+        measured = costs[:, None] * rates
         load = np.zeros((self.rules.shards, COLUMNS))
         announced = np.zeros(self.rules.shards)
         views = []
         paths = self.forecaster.forecast()
         for index, skill in enumerate(self.forecaster.skill()):
             base = self._rps(paths[index], times)
-            part, quiet, view = self._series(index, times, rates[index], events, base, skill)
+            part, quiet, view = self._series(
+                index, times, rates[index], events, base, skill, float(costs[index])
+            )
             load += part
             announced += (part - quiet).max(axis=1)
             views.append(view)
         load[:, 0] = measured.sum(axis=0)
         untrusted = [index for index, view in enumerate(views) if not view.trusted]
         gated = measured[untrusted].sum(axis=0)
-        extra, on_now = events.added(times), events.added(times[:1], headroom=False)
+        extra, on_now = events.added(times, costs), events.added(times[:1], costs, headroom=False)
         to_come = {slot: rate - float(on_now.get(slot, NOTHING)[0]) for slot, rate in extra.items()}
         for slot, rate in extra.items():
             shard = slot // SLOTS
@@ -119,14 +126,21 @@ class Outlook:
         return Demand(load, self._skew(rates, measured, hot, to_come), set(raised.tolist()), views)
 
     def _series(
-        self, index: int, times: Floats, rates: Floats, events: EventBook, base: Floats, skill: Skill
+        self,
+        index: int,
+        times: Floats,
+        rates: Floats,
+        events: EventBook,
+        base: Floats,
+        skill: Skill,
+        cost: float,
     ) -> tuple[Floats, Floats, SeriesView]:
         """Returns one series' part of the load matrix, the same without events, and its view.
 
         What is measured now contains the events that are on, as far as they have risen: headroom is
         for what is to come only, or an event about to start would count as measured already.
         """
-        name, cost = self.rules.series[index], float(self.rules.costs()[index])
+        name = self.rules.series[index]
         uplift = np.minimum(events.uplift(name, times), MOST_UPLIFT)
         added = events.added_series(name, times)
         uplift_now = min(float(events.uplift(name, times[:1], headroom=False)[0]), MOST_UPLIFT)
@@ -150,6 +164,7 @@ class Outlook:
         coming = float(on_keys[-1] - (0.0 if skill.trusted else on_keys[0]))
         view = SeriesView(
             name=name,
+            cost=cost,
             now_rps=now_rps,
             forecast_rps=max(float(expected[-1]) + coming, 0.0),
             relative_mae=skill.relative_mae,

@@ -12,6 +12,7 @@ import numpy as np
 from schemas import topics
 from schemas.errors import InvalidRecordError, MappingError
 from schemas.records import (
+    SLOTS,
     BalancerState,
     ClusterMetrics,
     ClusterView,
@@ -61,6 +62,8 @@ class Rounds(Leader):
         """What a predecessor has saved of what it learned."""
         self._saved_step: int | None = None
         """Step up to which what was learned is saved."""
+        self._costed: int | None = None
+        """Step in which costs were learned last."""
         self.commands_read = False
         """True once every command that was present at take-over is applied: version 1 may be written."""
 
@@ -186,19 +189,39 @@ class Rounds(Leader):
         if snapshot is None:
             raise MappingError("a round before the first mapping: call first_start")
         missing = self.load.unknown_partitions(now)
-        rates = None if missing else self.load.rates(now, self.rules.costs())
+        rates = None if missing else self.load.rates(now, self.outlook.costs.now())
         if rates is None:
             what = f"ingest partitions {missing}" if missing else "the first complete window"
             detail = _joined(f"no load report yet for {what}", suspicion)
             return self._skipped(now, snapshot, Skip.INCOMPLETE_METRICS, detail)
+        self._learn_costs(now, snapshot, rates)
         demand = self.outlook.demand(now, rates, self.load.hot_slots(now), self.events)
         inputs = self._inputs(now, snapshot, demand, self._cluster_inputs(now, rates))
         made = plan(inputs, self.settings.planner)
         return self._decide(snapshot, demand, inputs, made, suspicion)
 
+    def _learn_costs(self, now: float, snapshot: Snapshot, rates: np.ndarray) -> None:
+        """Learns once a step, from one cluster after the other, what its CPU says of the requests it got.
+
+        While more than a second's requests wait there, what it works on is not what it got.
+        """
+        step = self.outlook.newest_step
+        if step is None or step == self._costed:
+            return
+        self._costed = step
+        number = step % len(snapshot.names)
+        name = snapshot.names[number]
+        if name not in self.clusters:
+            return
+        cpu, waiting = self.capacity.cpu(name, now), self.capacity.backlog(name, now)
+        rps = rates @ (snapshot.owners.reshape(snapshot.shards, SLOTS) == number).mean(axis=1)
+        if cpu is not None and waiting is not None and waiting <= rps.sum():
+            self.outlook.costs.learn(rps, self.clusters[name].capacity_cps, cpu)
+
     def _cluster_inputs(self, now: float, rates: np.ndarray) -> list[ClusterInput]:
         requests = float(rates.sum())
-        mean_cost = float((self.rules.costs()[:, None] * rates).sum()) / requests if requests > 0 else 1.0
+        cost = float((self.outlook.costs.now()[:, None] * rates).sum())
+        mean_cost = cost / requests if requests > 0 else 1.0
         times = now + STEP_S * np.arange(COLUMNS, dtype=np.float64)
         return [
             self.capacity.input(

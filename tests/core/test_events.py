@@ -93,14 +93,14 @@ def test_requests_on_types_are_divided_equally() -> None:
     assert events.added_series("order", MIDDLE)[0] == pytest.approx(150.0)
     assert events.added_series("view", MIDDLE)[0] == pytest.approx(150.0)
     assert events.added_series("import", MIDDLE)[0] == 0.0
-    assert events.added(MIDDLE) == {}
+    assert events.added(MIDDLE, RULES.costs()) == {}
 
 
 def test_requests_on_keys_are_cost_units_on_their_slots() -> None:
     """100 requests/s over two keys of cost 2 and 1: 100 and 50 cost units/s where the keys live."""
     events = book(event(keys=[key("order", "t1", 7), key("view", "u1")], requests_per_s=100.0))
     order, view = locate(RULES, "order", ["t1", 7])[1], locate(RULES, "view", ["u1"])[1]
-    added = events.added(MIDDLE)
+    added = events.added(MIDDLE, RULES.costs())
     assert {slot: rate[0] for slot, rate in added.items()} == pytest.approx({order: 100.0, view: 50.0})
 
 
@@ -201,7 +201,7 @@ def test_learning_takes_out_what_the_forecast_puts_in(
     for series, name in enumerate(RULES.series):
         observed[series] *= events.uplift(name, times, headroom=False).mean()
         observed[series] += events.added_series(name, times, headroom=False).mean() * 30.0 / 16
-    for slot, rate in events.added(times, headroom=False).items():
+    for slot, rate in events.added(times, RULES.costs(), headroom=False).items():
         observed[2, slot // SLOTS] += rate.mean() * 30.0 / RULES.types[2].cost
     np.testing.assert_allclose(events.deflate(start, 30.0, observed), base)
     shards = book(event(keys=[key("view", "u1")], uplift=factor))

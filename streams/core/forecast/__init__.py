@@ -1,7 +1,8 @@
-"""Forecasts of request series; the only place that uses river."""
+"""Forecasts of request series, and what requests cost; the only place that uses river."""
 
+from streams.core.forecast.costs import Costs
 from streams.core.forecast.evaluate import Evaluation, evaluate
 from streams.core.forecast.forecaster import Forecaster
 from streams.core.forecast.skill import Skill
 
-__all__ = ["Evaluation", "Forecaster", "Skill", "evaluate"]
+__all__ = ["Costs", "Evaluation", "Forecaster", "Skill", "evaluate"]
