@@ -17,7 +17,7 @@ from app.children import run_together
 from app.cli.common import config_option, read_config
 from app.config import Config
 from schemas.errors import BrokerUnreachableError, ConfigError, InvalidRecordError, TopicError
-from schemas.records import NAME_PATTERN
+from schemas.records import NAME_PATTERN, Mode
 from schemas.topics import OWN_TOPICS
 
 LAST_PORT = 65_535
@@ -161,6 +161,21 @@ def _check_watched(config: Config, cluster: str, instance: str, pid: int | None)
     help="Seconds of model time per second of wall time.",
 )
 @click.option("--seed", type=int, help="Seed of the traffic [default: 72].")
+@click.option(
+    "--passes",
+    default="auto,observe",
+    show_default=True,
+    callback=lambda _context, _option, text: _modes(text),
+    help="Modes of the balancer, one pass each.",
+)
+@click.option("--withhold-event", is_flag=True, help="Do not announce the campaign.")
+@click.option(
+    "--policy",
+    type=click.Choice(["predictive", "reactive"]),
+    default="predictive",
+    show_default=True,
+    help="What the balancer plans on: forecasts, or what is measured only.",
+)
 def demo(
     seconds: int,
     json_path: Path | None,
@@ -170,6 +185,9 @@ def demo(
     keep: bool,
     time_scale: float,
     seed: int | None,
+    passes: tuple[str, ...],
+    withhold_event: bool,
+    policy: str,
 ) -> None:
     """Route a real load on a real broker, balanced and then only observed, and report both."""
     from app.demo.run import run_demo
@@ -185,5 +203,17 @@ def demo(
             keep=keep,
             time_scale=time_scale,
             seed=DEFAULT_SEED if seed is None else seed,
+            passes=passes,
+            announced=not withhold_event,
+            policy=policy,
         )
     )
+
+
+def _modes(text: str) -> tuple[str, ...]:
+    """Returns the modes in a list with commas, each once."""
+    modes = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    wrong = [mode for mode in modes if mode not in tuple(Mode)]
+    if wrong or not modes:
+        raise click.BadParameter(f"{wrong[0]!r} is no mode; modes are {', '.join(Mode)}")
+    return modes

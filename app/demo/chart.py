@@ -88,13 +88,14 @@ def sentences(facts: Mapping[str, Any]) -> list[str]:
         )
     sizes = ", ".join(f"{name} {size:g}" for name, size in facts["capacity_per_wall_s"].items())
     campaign = facts["campaign"]
+    announced = "announced" if campaign["announced"] else "not announced"
     return [
         f"Load: {facts['requests']:,} requests in {facts['seconds']} s from {source}. Model time runs "
         f"{facts['time_scale']:g} times as fast: {facts['window_s']:,.0f} s of it.",
         f"History: {facts['history_steps']:,} steps ({facts['history_days']:g} days, "
         f"{facts['history_requests']:,} requests), which the balancer read at its start.",
         f"Backends: {sizes} cost units/s; planned mean utilisation {facts['planned_utilisation']:g}.",
-        f"Campaign, announced: {campaign['requests_per_wall_s']:g} requests/s more on "
+        f"Campaign, {announced}: {campaign['requests_per_wall_s']:g} requests/s more on "
         f"{campaign['keys']} keys from {campaign['from_s']:g} to {campaign['to_s']:g} s.",
         f"Settings as shipped but dwell_s = {facts['dwell_s']:g}: moved shards may go home after "
         f"{facts['dwell_s'] / facts['time_scale']:g} s on the wall.",

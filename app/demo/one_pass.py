@@ -56,6 +56,9 @@ class OnePass:
     mode: Mode
     folder: Path
     say: Callable[[str], None]
+    announced: bool = True
+    """Whether the campaign is announced."""
+    policy: str = "predictive"
     names: PassNames = field(init=False)
     decisions: list[Decision] = field(default_factory=list)
 
@@ -102,7 +105,8 @@ class OnePass:
     def _configure(self) -> Config:
         """The clock starts now, at the window's time of day."""
         clock = PassClock(self.traffic.start, time.time(), self.time_scale)
-        return write_config(self.folder / "foreshard.toml", self.traffic, self.names, self.kafka, clock)
+        path = self.folder / "foreshard.toml"
+        return write_config(path, self.traffic, self.names, self.kafka, clock, self.policy)
 
     def _make_topics(self, config: Config) -> None:
         findings = topic_admin.create(config, ingest_partitions=INGEST_PARTITIONS)
@@ -179,8 +183,9 @@ class OnePass:
         """
         soon = config.clock.model(time.time() + LEAD_S)
         model_begin = -(-soon // STEP_S) * STEP_S
-        event = self.traffic.campaign.event(self.traffic.keys, self.traffic.rules, model_begin)
-        operators.send(config, EVENTS, event.id, event)
+        if self.announced:
+            event = self.traffic.campaign.event(self.traffic.keys, self.traffic.rules, model_begin)
+            operators.send(config, EVENTS, event.id, event)
         begin = config.clock.wall(model_begin)
         fresh = self._start_file.with_suffix(".new")
         fresh.write_text(repr(begin))

@@ -46,6 +46,8 @@ def run_demo(  # noqa: PLR0913 - one parameter for each option of the command
     time_scale: float,
     seed: int,
     passes: Sequence[str] = ("auto", "observe"),
+    announced: bool = True,
+    policy: str = "predictive",
 ) -> int:
     """Runs the passes and reports them; returns the exit status."""
     console = Console(highlight=False)
@@ -54,6 +56,7 @@ def run_demo(  # noqa: PLR0913 - one parameter for each option of the command
             traffic = _traffic(seconds, time_scale, seed, trace, columns, window_from)
             capacity = backends.capacities(traffic.mean_cps)
             facts = _facts(traffic, capacity, seconds, time_scale, trace)
+            facts["policy"], facts["campaign"]["announced"] = policy, announced
             console.print(sentences(facts)[0], markup=False)
             folder = Path(tempfile.mkdtemp(prefix="foreshard-demo-"))
             kafka = stack.enter_context(
@@ -64,6 +67,7 @@ def run_demo(  # noqa: PLR0913 - one parameter for each option of the command
             shown, result = [], dict(facts)
             for mode in passes:
                 one = _pass(kafka, traffic, capacity, time_scale, Mode(mode), folder, console)
+                one.announced, one.policy = announced, policy
                 if kafka.kind == "external" and not keep:
                     stack.callback(_delete_topics, kafka, one.names.prefix)
                 shown.append(_run(one, traffic))

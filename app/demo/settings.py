@@ -49,7 +49,12 @@ class PassClock:
 
 
 def write_config(
-    path: Path, traffic: Traffic, names: PassNames, kafka: Mapping[str, str], clock: PassClock
+    path: Path,
+    traffic: Traffic,
+    names: PassNames,
+    kafka: Mapping[str, str],
+    clock: PassClock,
+    policy: str = "predictive",
 ) -> Config:
     """Writes the pass's configuration file and returns it as every process will read it."""
     lines = ["[kafka]", *(f"{_text(key)} = {_text(value)}" for key, value in kafka.items())]
@@ -63,7 +68,7 @@ def write_config(
         lines += [f"cost = {rule.cost}"]
     lines += ["", "[clock]", f"start = {clock.start!r}", f"t0 = {clock.t0!r}"]
     lines += [f"time_scale = {clock.time_scale!r}"]
-    lines += ["", "[balancer]", f"dwell_s = {DWELL_S}"]
+    lines += ["", "[balancer]", f"dwell_s = {DWELL_S}", f"policy = {_text(policy)}"]
     lines += ["", "[router]", f"group = {_text(names.prefix + 'router')}", 'instance = "demo"']
     lines += ["", "[web]", f"port = {free_port_base()}", ""]
     path.write_text("\n".join(lines), encoding="utf-8")
