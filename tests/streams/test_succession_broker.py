@@ -35,7 +35,7 @@ def site(kafka: LocalKafka, prefix: str, tmp_path: Path) -> Iterator[BalancedSit
 
 
 class Traffic(threading.Thread):
-    """Load reports and history as a router would write them: a wave, and half as much again from `event_at`."""
+    """Load reports and history as a router writes them: a wave, half as much again from `event_at` on."""
 
     def __init__(self, site: BalancedSite) -> None:
         super().__init__(daemon=True)
