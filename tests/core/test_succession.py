@@ -86,7 +86,7 @@ def test_successor_in_mid_campaign_forecasts_the_same() -> None:
     user, _ = user_in(world.at_home("c2"))
     step = int(START // 30)
     world.history(step - 500, 500, even(60.0, 8.0), swing=0.3)
-    world.announce(campaign(START + 200, START + 4000, user, 45.0))
+    world.announce(campaign(START + 200, START + 4000, user, 62.0))
     world.run(1160, even(60.0, 8.0))
     heir = successor(world)
     taken = heir.rounds.outlook.newest_step

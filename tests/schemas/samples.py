@@ -75,6 +75,6 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         {"kind": "balancer", "epoch": 7, "mode": "auto", "frozen": False, "round": 3,
          "arrived": [[3, "c2", 100.0]], "moved": [[3, 100.0]], "answered": ["a1"],
          "offsets": {"load": [[0, 17]]}, "rescue": {"cluster": "c1", "command": "a6"}},
-        {"kind": "shares", "series": "update", "step": 3, "share": [0.25, 0.75]},
+        {"kind": "learned", "step": 3, "part": 0, "parts": 2, "data": "AAAA"},
     ],
 }  # fmt: skip

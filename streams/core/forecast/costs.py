@@ -21,8 +21,8 @@ from streams.core.forecast.profile import Floats
 
 SMOOTHING = 0.998
 """A sample weighs half after 350 more: 3 h of one sample per step."""
-PRIOR = 0.001
-"""Weight of what is configured: that of half a sample."""
+PRIOR = 0.0001
+"""Weight of what is configured: that of a twentieth of a sample."""
 MOST_CPU = 0.95
 """From here on CPU says how much is there, not how much is needed."""
 LEAST_SAMPLES = 240

