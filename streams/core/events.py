@@ -3,8 +3,8 @@
 The model of a series' load, used both ways (forecast and `deflate`):
 observed = base x uplift of its type x factor of the shard + what is added to the type or to single keys.
 
-Effects ramp: an event rises over 2 minutes centred on its start, and falls likewise at its end. Every
-event is taken at its word (kappa = 1).
+Effects ramp: an event rises over 2 minutes centred on its start, and falls likewise at its end. Of a
+declared effect the part kappa is expected (streams/core/trust.py): uplift^kappa, kappa x what is added.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from schemas.errors import BadRequestError, InvalidRecordError
 from schemas.records import SLOTS, Event
 from streams.core.keys import KeyRules, locate
+from streams.core.trust import Effect, Trust
 
 Floats = NDArray[np.float64]
 
@@ -48,13 +49,35 @@ class _Placed:
             usual[np.abs(times - self.event.start) < HEADROOM_S] = 1.0
         return usual
 
-    def factor(self, times: Floats, headroom: bool) -> Floats:
+    def factor(self, times: Floats, headroom: bool, kappa: float) -> Floats:
         """Returns float64[n]: the multiplier at each time; 1 for an event that adds, or a small one."""
         uplift = self.event.uplift or 1.0
         if uplift <= SMALL_UPLIFT:
             return np.ones(len(times))
-        factor: Floats = np.exp(np.log(uplift) * self.strength(times, headroom))
+        factor: Floats = np.exp(kappa * np.log(uplift) * self.strength(times, headroom))
         return factor
+
+    def scope(self, counts: Floats) -> Floats:
+        """Returns those of float64[series, shards] on which the event acts."""
+        if self.series:
+            return counts[list(self.series)]
+        shards = sorted({shard for _, shard, _ in self.keys})
+        if self.event.requests_per_s:
+            series, places = zip(*sorted({(number, shard) for number, shard, _ in self.keys}), strict=True)
+            return counts[list(series), list(places)]
+        return counts[:, shards]
+
+    def effect(self, times: Floats, step_s: float) -> Effect:
+        """Returns what is declared for a step with these times in it."""
+        if self.event.requests_per_s:
+            return Effect(added=float(self.strength(times, headroom=False).mean()) * self.event.requests_per_s * step_s)
+        return Effect(factor=float(np.log(self.factor(times, headroom=False, kappa=1.0).mean())))
+
+    def full(self, step_s: float) -> Effect:
+        """Returns what is declared for a step at its height."""
+        if self.event.requests_per_s:
+            return Effect(added=self.event.requests_per_s * step_s)
+        return Effect(factor=float(np.log(self.event.uplift or 1.0)))
 
 
 def _trapezoid(times: Floats, start: float, end: float) -> Floats:
@@ -74,6 +97,9 @@ class EventBook:
         self._names = {name: number for number, name in enumerate(rules.series)}
         self._costs = rules.costs()
         self._placed: dict[str, _Placed] = {}
+        self.trust = Trust()
+        self._left_out = ""
+        """Event that is taken to have no effect just now."""
 
     def add(self, event: Event) -> None:
         """Takes the event in place of an earlier one of its id; InvalidRecordError if it fits nothing."""
@@ -101,11 +127,12 @@ class EventBook:
     def withdraw(self, event_id: str) -> None:
         """Forgets the event, if it is known."""
         self._placed.pop(event_id, None)
+        self.trust.forget(event_id)
 
     def expire(self, now: float) -> None:
         """Forgets events that ended before any stored history."""
         for name in [name for name, placed in self._placed.items() if placed.event.end < now - KEPT_S]:
-            del self._placed[name]
+            self.withdraw(name)
 
     def _near(self, start: float, end: float) -> list[_Placed]:
         """Returns the events whose effect, ramp and headroom included, touches [start, end]."""
@@ -132,8 +159,17 @@ class EventBook:
         factor = np.ones(len(times))
         for placed in self._at(times):
             if self._names[series] in placed.series:
-                factor *= placed.factor(times, headroom)
+                factor *= self._factor(placed, times, headroom)
         return factor
+
+    def _factor(self, placed: _Placed, times: Floats, headroom: bool) -> Floats:
+        return placed.factor(times, headroom, self._kappa(placed.event))
+
+    def _strength(self, placed: _Placed, times: Floats, headroom: bool) -> Floats:
+        return self._kappa(placed.event) * placed.strength(times, headroom)
+
+    def _kappa(self, event: Event) -> float:
+        return 0.0 if event.id == self._left_out else self.trust.kappa(event)
 
     def added_series(self, series: str, times: Floats, headroom: bool = True) -> Floats:
         """Returns float64[n], requests/s that events on the type add; several types share equally."""
@@ -141,7 +177,7 @@ class EventBook:
         for placed in self._at(times):
             if placed.event.requests_per_s and self._names[series] in placed.series:
                 part = placed.event.requests_per_s / len(placed.series)
-                added += part * placed.strength(times, headroom)
+                added += part * self._strength(placed, times, headroom)
         return added
 
     def added(self, times: Floats, headroom: bool = True) -> dict[int, Floats]:
@@ -165,7 +201,7 @@ class EventBook:
         for placed in self._at(times):
             if not placed.event.requests_per_s or not placed.keys:
                 continue
-            rate = placed.event.requests_per_s / len(placed.keys) * placed.strength(times, headroom)
+            rate = placed.event.requests_per_s / len(placed.keys) * self._strength(placed, times, headroom)
             for series, _, slot in placed.keys:
                 added[series, slot] = added.get((series, slot), np.zeros(len(times))) + rate
         return added
@@ -177,7 +213,7 @@ class EventBook:
             if (placed.event.uplift or 1.0) <= SMALL_UPLIFT:
                 continue
             for shard in sorted({shard for _, shard, _ in placed.keys}):
-                factors[shard] = factors.get(shard, np.ones(len(times))) * placed.factor(times, headroom)
+                factors[shard] = factors.get(shard, np.ones(len(times))) * self._factor(placed, times, headroom)
         return factors
 
     def capacity_factor(self, cluster: str, times: Floats) -> Floats:
@@ -212,3 +248,26 @@ class EventBook:
         for shard, factor in self.shard_factor(times, headroom=False).items():
             base[:, shard] /= float(factor.mean())
         return base
+
+    def learn(self, start: float, step_s: float, counts: Floats, usual: Floats) -> None:
+        """Learns from the requests of one step how far the events that are near or on can be trusted.
+
+        counts: as in `deflate`; usual: float64[series, shards], the usual requests at this time, in any unit,
+        or NaN.
+        """
+        middle = start + step_s / 2
+        times = start + step_s * (np.arange(SAMPLES) + 0.5) / SAMPLES
+        for placed in list(self._placed.values()):
+            event = placed.event
+            if (event.uplift or 0.0) <= SMALL_UPLIFT and not event.requests_per_s:
+                continue
+            if self.trust.near(event, middle):
+                self._left_out = event.id
+                try:
+                    load = float(placed.scope(self.deflate(start, step_s, counts)).sum())
+                finally:
+                    self._left_out = ""
+                expected = float(placed.scope(usual).sum())
+                log_usual = float(np.log(expected)) if expected > 0 else float("nan")
+                effects = placed.effect(times, step_s), placed.full(step_s)
+                self.trust.learn(event, (middle, step_s), load, *effects, log_usual)

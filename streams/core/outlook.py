@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from schemas.records import SLOTS, SeriesView
 from streams.core.events import EventBook
-from streams.core.forecast import SeriesForecaster
+from streams.core.forecast import Forecaster, Skill
 from streams.core.keys import KeyRules
 from streams.core.load import Shares, Step
 from streams.core.steps import STEP_S
@@ -45,11 +45,11 @@ class Demand:
 
 
 class Outlook:
-    """Forecasters and shares of all series; learns closed steps, answers with a Demand."""
+    """Forecasts and shares of all series; learns closed steps, answers with a Demand."""
 
     def __init__(self, rules: KeyRules) -> None:
         self.rules = rules
-        self.forecasters = [SeriesForecaster(STEP_S, HORIZON) for _ in rules.series]
+        self.forecaster = Forecaster(len(rules.series), STEP_S, HORIZON)
         self.shares = Shares(len(rules.series), rules.shards)
         self.shares_step = -1
         """Newest step that the shares include; steps up to it are not counted twice."""
@@ -61,12 +61,14 @@ class Outlook:
         """Takes in one closed step; announced effects are taken out first."""
         counts = None
         if step.counts is not None:
+            usual = np.exp(self.forecaster.usual(step.index))[:, None] * self.shares.share
+            events.learn(step.index * STEP_S, STEP_S, step.counts, usual)
             counts = events.deflate(step.index * STEP_S, STEP_S, step.counts)
             if step.index > self.shares_step:
                 self.shares.update(counts)
                 self.shares_step = step.index
-        for index, forecaster in enumerate(self.forecasters):
-            forecaster.learn(step.index, None if counts is None else float(counts[index].sum()))
+        unknown = np.full(len(self.rules.series), np.nan)
+        self.forecaster.learn(step.index, unknown if counts is None else counts.sum(axis=1))
         self.newest_step = step.index
         self.learned += 1
 
@@ -81,8 +83,10 @@ class Outlook:
         load = np.zeros((self.rules.shards, COLUMNS))
         announced = np.zeros(self.rules.shards)
         views = []
-        for index in range(len(self.forecasters)):
-            part, quiet, view = self._series(index, times, rates[index], events)
+        paths = self.forecaster.forecast()
+        for index, skill in enumerate(self.forecaster.skill()):
+            base = self._rps(paths[index], times)
+            part, quiet, view = self._series(index, times, rates[index], events, base, skill)
             load += part
             announced += (part - quiet).max(axis=1)
             views.append(view)
@@ -100,7 +104,7 @@ class Outlook:
         return Demand(load, self._skew(rates, measured, hot, to_come), set(raised.tolist()), views)
 
     def _series(
-        self, index: int, times: Floats, rates: Floats, events: EventBook
+        self, index: int, times: Floats, rates: Floats, events: EventBook, base: Floats, skill: Skill
     ) -> tuple[Floats, Floats, SeriesView]:
         """Returns one series' part of the load matrix, the same without events, and its view.
 
@@ -108,7 +112,6 @@ class Outlook:
         for what is to come only, or an event about to start would count as measured already.
         """
         name, cost = self.rules.series[index], float(self.rules.costs()[index])
-        skill = self.forecasters[index].skill
         uplift = np.minimum(events.uplift(name, times), MOST_UPLIFT)
         added = events.added_series(name, times)
         uplift_now = min(float(events.uplift(name, times[:1], headroom=False)[0]), MOST_UPLIFT)
@@ -117,7 +120,6 @@ class Outlook:
         share = self.shares.share[index]
         now_rps = float(rates.sum())
         if skill.trusted:
-            base = self._rps(index, times)
             expected = base * uplift + added
             quiet = np.outer(share, base * cost)
             part = np.outer(share, expected * cost)
@@ -141,12 +143,12 @@ class Outlook:
         )
         return part, quiet, view
 
-    def _rps(self, index: int, times: Floats) -> Floats:
-        """Returns the forecast of one series interpolated from the step grid to `times`, requests/s."""
+    def _rps(self, path: Floats, times: Floats) -> Floats:
+        """Returns the forecast of one series, requests per step, interpolated from the step grid to `times`, requests/s."""
         if self.newest_step is None:
             return np.zeros(len(times))
         ahead = times / STEP_S - (self.newest_step + 0.5)
-        rps: Floats = np.interp(ahead, np.arange(COLUMNS), self.forecasters[index].forecast()) / STEP_S
+        rps: Floats = np.interp(ahead, np.arange(COLUMNS), path) / STEP_S
         return rps
 
     def _skew(

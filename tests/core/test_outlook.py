@@ -63,7 +63,7 @@ def test_trusted_series_is_spread_by_its_shares() -> None:
     outlook = taught()
     demand = look(outlook, even(1.0, 16.0))
     assert demand.series[0].trusted
-    forecast = outlook.forecasters[0].forecast()[-1] / STEP_S
+    forecast = outlook.forecaster.forecast()[0, -1] / STEP_S
     orders = demand.load[:, -1] - 2 * 16 / SHARDS
     assert np.allclose(orders, forecast / SHARDS, rtol=0.1)
 

@@ -1,7 +1,7 @@
 """Forecasts of request series; the only place that uses river."""
 
 from streams.core.forecast.evaluate import Evaluation, evaluate
-from streams.core.forecast.series import SeriesForecaster
-from streams.core.forecast.skill import Errors, Skill
+from streams.core.forecast.forecaster import Forecaster
+from streams.core.forecast.skill import Skill
 
-__all__ = ["Errors", "Evaluation", "SeriesForecaster", "Skill", "evaluate"]
+__all__ = ["Evaluation", "Forecaster", "Skill", "evaluate"]

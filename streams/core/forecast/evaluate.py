@@ -2,45 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from streams.core.forecast.series import SeriesForecaster
-
-Floats = NDArray[np.float64]
+from streams.core.forecast.forecaster import Forecaster
+from streams.core.forecast.profile import Floats, Ints
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean absolute errors per step ahead, float64[horizon + 1] ([0] is 0), over the scored steps."""
+    """Over the scored steps, per series and step ahead, float64[series, horizon + 1] ([:, 0] is 0)."""
 
     mae: Floats
     naive_mae: Floats
-    scored: int
+    coverage90: Floats
+    """Part of what came within the 5 % and 95 % bounds."""
 
-    def relative(self, ahead: int) -> float:
+    def relative(self, row: int, ahead: int) -> float:
         """Returns MAE / MAE of the last value, `ahead` steps ahead; below 1 beats it."""
-        return float(self.mae[ahead] / self.naive_mae[ahead])
+        return float(self.mae[row, ahead] / self.naive_mae[row, ahead])
 
 
-def evaluate(forecaster: SeriesForecaster, values: Sequence[float] | Floats, skip: int = 0) -> Evaluation:
-    """Returns the errors of forecasts made at steps `skip` and later; NaN values are not scored.
+def evaluate(forecaster: Forecaster, first: int, values: Floats, skip: Ints) -> Evaluation:
+    """Returns the errors of forecasts of `values`, float64[steps, series], the first at step `first`.
 
-    The forecast made at step t was made from values[: t + 1] alone, and values[t + h] checks it.
+    Series s is scored from its step skip[s] on; NaN values are not scored. The forecast made at step t
+    was made from values[: t + 1] alone, and values[t + h] checks it.
     """
-    series = np.asarray(values, dtype=np.float64)
-    horizon = forecaster.horizon
-    forecasts = np.full((len(series), horizon + 1), np.nan)
-    for index, value in enumerate(series):
-        forecaster.learn(index, float(value))
-        if index >= skip:
-            forecasts[index] = forecaster.forecast()
-    mae, naive = np.zeros(horizon + 1), np.zeros(horizon + 1)
-    for ahead in range(1, horizon + 1):
-        made, truth = forecasts[skip : len(series) - ahead], series[skip + ahead :]
-        mae[ahead] = np.nanmean(np.abs(made[:, ahead] - truth))
-        naive[ahead] = np.nanmean(np.abs(series[skip : len(series) - ahead] - truth))
-    return Evaluation(mae, naive, int(np.isfinite(series[skip:]).sum()))
+    steps, series = values.shape
+    width = forecaster.horizon + 1
+    ring = np.full((width, 3, series, width), np.nan)
+    sums = np.zeros((4, series, width))
+    ahead = np.arange(1, width)
+    for t in range(steps):
+        truth = values[t]
+        made = ring[(t - ahead) % width, :, :, ahead]  # [horizon, 3, series]
+        last = ring[(t - ahead) % width, 0, :, 0]
+        scored = (t - ahead[:, None] >= skip) & np.isfinite(truth) & np.isfinite(made[:, 0]) & np.isfinite(last)
+        inside = (made[:, 1] <= truth) & (truth <= made[:, 2])
+        for number, what in enumerate((np.abs(made[:, 0] - truth), np.abs(last - truth), inside, 1.0)):
+            sums[number, :, 1:] += np.where(scored, what, 0.0).T
+        forecaster.learn(first + t, truth)
+        ring[t % width, 0] = forecaster.forecast()
+        ring[t % width, 1], ring[t % width, 2] = forecaster.bound(0.05), forecaster.bound(0.95)
+        ring[t % width, :, ~np.isfinite(truth)] = np.nan
+    count = np.maximum(sums[3], 1.0)
+    return Evaluation(sums[0] / count, sums[1] / count, sums[2] / count)

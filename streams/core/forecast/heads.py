@@ -1,13 +1,21 @@
-"""Heads: river's Bayesian linear regression, one per look ahead, learning without being upset by spikes."""
+"""Heads: river's Bayesian linear regression, one per look ahead, learning without being upset by spikes.
+
+Each series has its own, and all share a pooled one, which carries a series through its first day.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from river.linear_model import BayesianLinearRegression
 
-Sample = dict[int, float]
+from streams.core.forecast.features import COUNT
+from streams.core.forecast.profile import Floats, Ints
 
+NAMES = tuple(range(COUNT))
+"""Names of the features for river, whose samples are dicts."""
 CLIP_ERRORS = 3.0
 """A head learns on errors up to 3 times its usual one: an outlier pulls, but not with its whole weight."""
 ERROR_RATE = 0.01
@@ -16,27 +24,90 @@ MOST_RISE = 5.0
 """One error counts at most 5 times in the usual error."""
 LEAST_ERROR = 0.005
 """Half a percent (errors are logs): a series that was constant can still start to learn."""
+POOLED_ROWS = 8
+"""Series that teach the pooled head in one step, in turn: it needs variety, not each of 4,000."""
 
 
-class Head:
-    """Predicts the log value `steps` ahead, as a difference to the level; untaught it predicts 0."""
+class Heads:
+    """Predict log values ahead, as differences to the level; untaught ones predict 0."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, series: int, steps: tuple[int, ...]) -> None:
         self.steps = steps
-        self._model: Any = BayesianLinearRegression(alpha=1, beta=1)
-        self._usual = 0.0
-        self._seen = 0
+        self._own: list[list[Any]] = [[_model() for _ in range(series)] for _ in steps]
+        self._pooled: list[Any] = [_model() for _ in steps]
+        self.usual = np.zeros((len(steps), series + 1))
+        """Usual error of each head; that of the pooled one is last."""
+        self.seen = np.zeros((len(steps), series + 1), dtype=np.int64)
+        self._turn = 0
 
-    def predict(self, sample: Sample) -> float:
-        """Returns the predicted difference to the level."""
-        return float(self._model.predict_one(sample))
+    def predict(self, rows: Ints, samples: Floats) -> tuple[Floats, Floats]:
+        """Returns float64[heads, n] twice: by each series' own head, and by the pooled one."""
+        own, pooled = np.empty((len(self.steps), len(rows))), np.empty((len(self.steps), len(rows)))
+        numbers, named = rows.tolist(), [dict(zip(NAMES, row, strict=True)) for row in samples.tolist()]
+        for head, models in enumerate(self._own):
+            own[head] = [models[number].predict_one(x) for number, x in zip(numbers, named, strict=True)]
+            together = self._pooled[head].predict_one
+            pooled[head] = [together(x) for x in named]
+        return own, pooled
 
-    def learn(self, sample: Sample, predicted: float, observed: float) -> None:
-        """Learns from the difference observed, given what was predicted from the sample at the time."""
-        error = observed - predicted
-        self._seen += 1
-        size = min(abs(error), MOST_RISE * self._usual) if self._seen > 1 else abs(error)
-        self._usual += max(ERROR_RATE, 1.0 / self._seen) * (size - self._usual)
-        self._usual = max(self._usual, LEAST_ERROR)
-        most = CLIP_ERRORS * self._usual
-        self._model.learn_one(sample, predicted + min(max(error, -most), most))
+    def learn(self, head: int, rows: Ints, samples: Floats, own: Floats, pooled: Floats, seen: Floats) -> None:
+        """Learns from the differences seen, given the samples (float64[n, 22]) and what was predicted then."""
+        targets = own + self._clipped(head, rows, seen - own)
+        models = self._own[head]
+        named = [dict(zip(NAMES, row, strict=True)) for row in samples.tolist()]
+        for number, x, y in zip(rows.tolist(), named, targets.tolist(), strict=True):
+            models[number].learn_one(x, y)
+        together, last = self._pooled[head], np.array([len(models)])
+        for place in self._in_turn(len(rows)):
+            error = self._clipped(head, last, seen[place : place + 1] - pooled[place : place + 1])
+            together.learn_one(named[place], float(pooled[place] + error[0]))
+
+    def _in_turn(self, count: int) -> list[int]:
+        if count <= POOLED_ROWS:
+            return list(range(count))
+        self._turn = (self._turn + POOLED_ROWS) % count
+        return [(self._turn + more) % count for more in range(POOLED_ROWS)]
+
+    def _clipped(self, head: int, rows: Ints, errors: Floats) -> Floats:
+        """Returns the errors held within what is usual for each row, and learns what is."""
+        self.seen[head, rows] += 1
+        count, usual = self.seen[head, rows], self.usual[head, rows]
+        size = np.abs(errors)
+        size = np.where(count > 1, np.minimum(size, MOST_RISE * usual), size)
+        usual = np.maximum(usual + np.maximum(ERROR_RATE, 1.0 / count) * (size - usual), LEAST_ERROR)
+        self.usual[head, rows] = usual
+        held: Floats = np.clip(errors, -CLIP_ERRORS * usual, CLIP_ERRORS * usual)
+        return held
+
+    def _models(self) -> list[Any]:
+        return [*(model for models in self._own for model in models), *self._pooled]
+
+    def to_arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Returns the whole state; river's own pickles do not outlive its versions."""
+        models = self._models()
+        for model in models:
+            model._ensure_features(NAMES)
+        return {
+            "heads.precision": np.stack([model._ss_arr for model in models]),
+            "heads.covariance": np.stack([model._ss_inv_arr for model in models]),
+            "heads.natural_mean": np.stack([model._eta_arr for model in models]),
+            "heads.usual": self.usual,
+            "heads.seen": self.seen,
+            "heads.turn": np.array([self._turn]),
+        }
+
+    def restore(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Takes the state that `to_arrays` gave."""
+        for number, model in enumerate(self._models()):
+            model._ensure_features(NAMES)
+            model._ss_arr = arrays["heads.precision"][number].copy()
+            model._ss_inv_arr = np.asfortranarray(arrays["heads.covariance"][number])
+            model._eta_arr = arrays["heads.natural_mean"][number].copy()
+            model._m_dirty = True
+        self.usual = arrays["heads.usual"].copy()
+        self.seen = arrays["heads.seen"].copy()
+        self._turn = int(arrays["heads.turn"][0])
+
+
+def _model() -> Any:
+    return BayesianLinearRegression(alpha=1, beta=1)

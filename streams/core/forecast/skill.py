@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from streams.core.forecast.profile import Floats, Ints
 
-DAY_S = 86_400.0
+HOURS = 24
 """Errors count for a day: both the quiet and the busy hours are in it."""
 LEAST_DATA_S = 7_200.0
 """Two hours: less says nothing about a forecaster."""
@@ -29,14 +29,6 @@ class Errors:
     naive: float
     observed: float
     scored: int
-
-    def __add__(self, other: Errors) -> Errors:
-        return Errors(
-            self.model + other.model,
-            self.naive + other.naive,
-            self.observed + other.observed,
-            self.scored + other.scored,
-        )
 
     @property
     def relative_mae(self) -> float | None:
@@ -69,43 +61,49 @@ class Skill:
 
 
 class Score:
-    """The errors of the last day, by step index."""
+    """The errors of the last 24 hours, the begun one included, by the hour."""
 
-    def __init__(self, step_s: float) -> None:
+    def __init__(self, series: int, step_s: float) -> None:
         self._step_s = step_s
-        self._size = max(2, round(DAY_S / step_s))
-        self._errors: Floats = np.zeros((3, self._size))
-        self._index: NDArray[np.int64] = np.full(self._size, np.iinfo(np.int64).min)
-        self.known = 0
-        """Steps with data since the start."""
+        self.sums = np.zeros((4, series, HOURS))
+        """Of |error|, |error| of the last value, |observed|, and how many."""
+        self.hours = np.full(HOURS, -1, dtype=np.int64)
+        """Which hour each column is of."""
 
-    def add(self, index: int, model: float, naive: float, observed: float) -> None:
-        """Takes the absolute errors of the forecast and of the last value for step `index`."""
-        place = index % self._size
-        self._errors[:, place] = model, naive, observed
-        self._index[place] = index
+    def add(self, index: int, scored: NDArray[np.bool_], model: Floats, naive: Floats, seen: Floats) -> None:
+        """Takes the absolute errors of the forecast and of the last value for step `index`, where scored."""
+        hour = int(index * self._step_s // 3600)
+        place = hour % HOURS
+        if self.hours[place] != hour:
+            self.hours[place] = hour
+            self.sums[:, :, place] = 0.0
+        self.sums[:, :, place] += np.stack([model, naive, seen, np.ones_like(model)]) * scored
 
-    def errors(self, newest: int, steps: int | None = None) -> Errors:
-        """Returns the sums over the last `steps` steps up to `newest`; a day at most."""
-        window = min(steps if steps is not None else self._size, self._size)
-        inside = self._index > newest - window
-        model, naive, observed = self._errors @ inside
-        return Errors(float(model), float(naive), float(observed), int(inside.sum()))
+    def errors(self, row: int, newest: int) -> Errors:
+        """Returns one series' sums over the 24 h up to step `newest`."""
+        recent = self.hours > int(newest * self._step_s // 3600) - HOURS
+        model, naive, observed, scored = self.sums[:, row] @ recent
+        return Errors(float(model), float(naive), float(observed), int(scored))
 
-    def skill(self, newest: int) -> Skill:
-        """Returns the verdict over the last 24 h."""
-        errors = self.errors(newest)
-        relative, wape = errors.relative_mae, errors.wape
-        return Skill(relative, wape, *self._verdict(relative, wape))
+    def skills(self, known: Ints, newest: int) -> list[Skill]:
+        """Returns the verdicts at step `newest`, given how many steps with data each series had."""
+        found = []
+        for row, steps in enumerate(known.tolist()):
+            errors = self.errors(row, newest)
+            verdict = _verdict(steps * self._step_s, errors)
+            found.append(Skill(errors.relative_mae, errors.wape, not verdict, verdict))
+        return found
 
-    def _verdict(self, relative: float | None, wape: float | None) -> tuple[bool, str]:
-        data_s = self.known * self._step_s
-        if data_s < LEAST_DATA_S:
-            return False, f"{data_s / 3600:.1f} h of data, {LEAST_DATA_S / 3600:.0f} h are needed"
-        if relative is None or wape is None:
-            return False, "no forecast of the last 24 h could be checked"
-        if relative > MOST_RELATIVE:
-            return False, f"MAE is {relative:.2f} of the last value's, over {MOST_RELATIVE}"
-        if wape > MOST_WAPE:
-            return False, f"errors are {wape:.0%} of the load, over {MOST_WAPE:.0%}"
-        return True, ""
+
+def _verdict(data_s: float, errors: Errors) -> str:
+    """Returns why a forecast is not trusted; empty where it is."""
+    relative, wape = errors.relative_mae, errors.wape
+    if data_s < LEAST_DATA_S:
+        return f"{data_s / 3600:.1f} h of data, {LEAST_DATA_S / 3600:.0f} h are needed"
+    if relative is None or wape is None:
+        return "no forecast of the last 24 h could be checked"
+    if relative > MOST_RELATIVE:
+        return f"MAE is {relative:.2f} of the last value's, over {MOST_RELATIVE}"
+    if wape > MOST_WAPE:
+        return f"errors are {wape:.0%} of the load, over {MOST_WAPE:.0%}"
+    return ""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from streams.core.forecast import SeriesForecaster, evaluate
+from streams.core.forecast import Forecaster, Skill, evaluate
 
 Floats = NDArray[np.float64]
 DAY = 2880
@@ -24,18 +24,40 @@ def daily(days: float, seed: int = 1, mean: float = 600.0) -> Floats:
     return values
 
 
-def check(forecaster: SeriesForecaster, largest: float) -> None:
+class One:
+    """A forecaster of one series."""
+
+    def __init__(self) -> None:
+        self.all = Forecaster(1)
+
+    def learn(self, index: int, value: float | None) -> None:
+        self.all.learn(index, np.array([np.nan if value is None else value]))
+
+    def forecast(self) -> Floats:
+        path: Floats = self.all.forecast()[0]
+        return path
+
+    @property
+    def skill(self) -> Skill:
+        return self.all.skill()[0]
+
+
+def check(forecaster: One, largest: float) -> None:
     """The promises about any forecast: finite, not negative, at most twice the largest value."""
     path = forecaster.forecast()
     assert path.shape == (11,)
     assert np.isfinite(path).all()
     assert path.min() >= 0.0
     assert path.max() <= 2.0 * largest + 1e-6
+    for level in (0.05, 0.9, 0.95):
+        bound = forecaster.all.bound(level)
+        assert np.isfinite(bound).all()
+        assert bound.min() >= 0.0
 
 
-def run(values: Floats, every: int = 7) -> SeriesForecaster:
+def run(values: Floats, every: int = 7) -> One:
     """Learns all values and checks the forecast at every 7th step."""
-    forecaster = SeriesForecaster()
+    forecaster = One()
     largest = 0.0
     for index, value in enumerate(values):
         forecaster.learn(index, float(value))
@@ -47,8 +69,9 @@ def run(values: Floats, every: int = 7) -> SeriesForecaster:
 
 def test_it_beats_the_last_value_on_a_daily_shape() -> None:
     """From the second day on, one, five and ten steps ahead."""
-    done = evaluate(SeriesForecaster(), daily(3), skip=DAY)
-    assert [done.relative(ahead) < 0.95 for ahead in (1, 5, 10)] == [True] * 3
+    done = evaluate(Forecaster(1), 0, daily(3)[:, None], np.array([DAY]))
+    assert [done.relative(0, ahead) < 0.95 for ahead in (1, 5, 10)] == [True] * 3
+    assert 0.87 < done.coverage90[0, 1:].mean() < 0.93
 
 
 def test_a_recurring_import_is_expected_before_it_begins() -> None:
@@ -66,8 +89,8 @@ def test_a_spike_does_no_harm() -> None:
     values = daily(1.5)
     values[3000] *= 20.0
     forecaster = run(values)
-    spiked = evaluate(SeriesForecaster(), values, skip=3010)
-    assert spiked.relative(10) < 1.1
+    spiked = evaluate(Forecaster(1), 0, values[:, None], np.array([3010]))
+    assert spiked.relative(0, 10) < 1.1
     assert forecaster.skill.trusted
 
 
@@ -75,7 +98,7 @@ def test_a_day_of_zeros_is_forecast_as_zero() -> None:
     """Nothing comes and nothing is expected; afterwards it forecasts again."""
     values = daily(3)
     values[DAY : 2 * DAY] = 0.0
-    forecaster = SeriesForecaster()
+    forecaster = One()
     for index in range(2 * DAY):
         forecaster.learn(index, float(values[index]))
     assert forecaster.forecast().max() < 50.0
@@ -113,17 +136,17 @@ def test_unknown_values_change_nothing_that_is_known() -> None:
     """NaN, None, negative and absurd values are skipped: the last forecast goes on, unscored."""
     values = daily(0.5)
     forecaster = run(values)
-    before, scored = forecaster.forecast(), forecaster.errors().scored
+    before, skill = forecaster.forecast(), forecaster.skill
     for shift, unknown in enumerate([float("nan"), None, -5.0, float("inf"), 1e300]):
         forecaster.learn(len(values) + shift, unknown)
     np.testing.assert_array_equal(forecaster.forecast()[:6], before[5:])
-    assert forecaster.errors().scored == scored
+    assert forecaster.skill == skill
 
 
 def test_a_gap_of_an_hour_is_survived() -> None:
     """Steps that were left out, or given as None, are the same; the forecast after it is sound."""
     values = daily(1.2)
-    given_none, left_out = SeriesForecaster(), SeriesForecaster()
+    given_none, left_out = One(), One()
     for index, value in enumerate(values):
         missing = 3000 <= index < 3120
         given_none.learn(index, None if missing else float(value))
@@ -144,7 +167,7 @@ def test_a_gap_of_weeks_costs_nothing_and_forgets_the_day() -> None:
 
 def test_steps_must_rise() -> None:
     """A step learned twice is a mistake of the caller."""
-    forecaster = SeriesForecaster()
+    forecaster = One()
     forecaster.learn(5, 1.0)
     with pytest.raises(ValueError, match="step 5 does not follow step 5"):
         forecaster.learn(5, 1.0)
@@ -152,7 +175,7 @@ def test_steps_must_rise() -> None:
 
 def test_before_30_steps_the_last_value_is_the_forecast() -> None:
     """And before the first one it is 0."""
-    forecaster = SeriesForecaster()
+    forecaster = One()
     assert forecaster.forecast().tolist() == [0.0] * 11
     assert not forecaster.skill.trusted
     forecaster.learn(7, 40.0)
@@ -176,15 +199,52 @@ def test_a_series_that_cannot_be_forecast_is_gated() -> None:
     assert "of the load" in skill.why_not
 
 
-def test_errors_cover_the_steps_asked_for() -> None:
-    """The newest 100 steps, and not more than a day of them."""
-    forecaster = run(daily(1.5), every=1000)
-    assert forecaster.errors(100).scored == 100
-    assert forecaster.errors().scored == DAY
-    newest = forecaster.errors(100)
-    assert newest.relative_mae == pytest.approx(newest.model / newest.naive)
-    both = newest + newest
-    assert (both.scored, both.relative_mae) == (200, newest.relative_mae)
+def test_a_series_does_not_depend_on_its_neighbours() -> None:
+    """But for the pooled head: what one misses or begins late changes little for another."""
+    values = np.stack([daily(1.1), daily(1.1, seed=2, mean=20.0), daily(1.1, seed=3)], axis=1)
+    values[:2000, 1] = np.nan
+    values[2500:2600, 2] = np.nan
+    together, alone = Forecaster(3), One()
+    for index, row in enumerate(values):
+        together.learn(index, row)
+        alone.learn(index, float(row[0]))
+    np.testing.assert_allclose(together.forecast()[0], alone.forecast(), rtol=0.1)
+
+
+def test_bounds_hold_what_comes_after_a_shock() -> None:
+    """A value above its bound: for ten steps the upper bounds are not below the newest value."""
+    values = daily(1.2)
+    forecaster = run(values, every=1000)
+    forecaster.learn(len(values), float(values[-1] * 3.0))
+    assert (forecaster.all.bound(0.95)[0, 1:] >= values[-1] * 3.0).all()
+    assert (forecaster.all.bound(0.05)[0] <= forecaster.forecast()).all()
+
+
+def test_a_successor_forecasts_the_same() -> None:
+    """What was saved and restored goes on exactly, also with a gap and a series that has just begun."""
+    values = np.stack([daily(1.2), daily(1.2, seed=2)], axis=1)
+    values[:3440, 1] = np.nan
+    first = Forecaster(2)
+    for index, row in enumerate(values[:3450]):
+        first.learn(index, row)
+    saved = first.to_arrays()
+    second = Forecaster(2)
+    second.restore({name: value.copy() for name, value in saved.items()})
+    for index in [*range(3450, 3453), *range(3454, len(values))]:
+        first.learn(index, values[index])
+        second.learn(index, values[index])
+        np.testing.assert_array_equal(second.forecast(), first.forecast())
+        np.testing.assert_array_equal(second.bound(0.95), first.bound(0.95))
+    assert second.skill() == first.skill()
+
+
+def test_the_state_of_other_series_is_refused() -> None:
+    """Another number of them, or another step."""
+    saved = Forecaster(2).to_arrays()
+    with pytest.raises(ValueError, match="other series"):
+        Forecaster(3).restore(saved)
+    with pytest.raises(ValueError, match="other series"):
+        Forecaster(2, step_s=60.0).restore(saved)
 
 
 def test_the_same_steps_give_the_same_forecast() -> None:
@@ -203,7 +263,7 @@ def test_the_same_steps_give_the_same_forecast() -> None:
 )
 def test_whatever_comes_the_forecast_is_finite_and_bounded(values: list[float | None]) -> None:
     """Any mixture of unknown, absurd and usual values."""
-    forecaster = SeriesForecaster()
+    forecaster = One()
     largest = 0.0
     for index, value in enumerate(values):
         forecaster.learn(index, value)
