@@ -62,6 +62,31 @@ def bench_router(
         sys.exit(1)
 
 
+@bench.command("forecast")
+@click.option(
+    "--series",
+    "folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of CSV files, also compressed or in tar archives: time, value.",
+)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report here.")
+def bench_forecast(folder: Path, json_path: Path | None) -> None:
+    """Forecasts of real series: errors against the last value, coverage, CPU.
+
+    Files are read recursively; the step of a series is its own. Every step is forecast before it is learned.
+    """
+    from app.bench.forecast.run import Order, run_bench_forecast
+
+    run_bench_forecast(Order(folder=folder, json_path=json_path, command=_command()))
+
+
+def _command() -> str:
+    """Returns what was typed."""
+    given = sys.argv[1:] if sys.argv[1:2] == ["bench"] else ["bench"]
+    return shlex.join(["foreshard", *given])
+
+
 def _sizes(text: str) -> tuple[int, ...]:
     """Returns the sizes in bytes; raises click.BadParameter."""
     try:
