@@ -9,7 +9,7 @@ import numpy as np
 
 from app.bench.forecast.groups import Group
 from streams.core.forecast import Evaluation, Forecaster, evaluate
-from streams.core.forecast.profile import Floats
+from streams.core.forecast.profile import Floats, Ints
 
 HORIZON = 10
 
@@ -53,6 +53,12 @@ class Run:
     def series_steps(self) -> int:
         """Steps with a value, over all series."""
         return int(np.isfinite(self.group.values).sum())
+
+    def origins(self, column: int) -> Ints:
+        """Returns the rows of a series whose forecasts are scored: they have a value, and a later one."""
+        known = np.isfinite(self.group.values[:, column])
+        rows: Ints = np.flatnonzero(known)
+        return rows[(rows >= self.group.skip[column]) & (rows < rows[-1])]
 
 
 def run_ours(group: Group) -> Run:

@@ -151,7 +151,9 @@ def test_the_mix_follows_the_better_expert_and_leaves_it_again() -> None:
             )
         assert mix.weights()[0, 0, better] > 0.8
     before = mix.weights()
-    mix.learn(np.array([[False]]), experts[None, None] * 9, np.array([[1.0]]), np.array([[1.0]]), np.array([5.0]))
+    mix.learn(
+        np.array([[False]]), experts[None, None] * 9, np.array([[1.0]]), np.array([[1.0]]), np.array([5.0])
+    )
     np.testing.assert_array_equal(mix.weights(), before)
 
 
