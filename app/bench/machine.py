@@ -15,7 +15,7 @@ import psutil
 from app.bench.peers import PEERS, ROOT
 from app.local_kafka_java import find_java
 
-SHOWN = ("quixstreams", "faust-streaming", "aiokafka", "confluent-kafka")
+SHOWN = ("quixstreams", "faust-streaming", "aiokafka", "confluent-kafka", "statsforecast", "lightgbm")
 """Of the peers' pins, what says which peer it is."""
 
 
@@ -30,20 +30,36 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of everything measured."""
+    """Returns the versions of everything that the router's bench measures."""
     kafka = re.search(r"<kafka.version>(.*?)<", (ROOT / "deploy/kafka/pom.xml").read_text())
     streams = re.search(r"<kafka.version>(.*?)<", (PEERS / "kafka_streams/pom.xml").read_text())
-    found = {
-        "foreshard": importlib.metadata.version("foreshard"),
-        "commit": _said("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"),
-        "python": platform.python_version(),
+    found = _own() | {
         "confluent-kafka": importlib.metadata.version("confluent-kafka"),
         "librdkafka": confluent_kafka.libversion()[0],
         "broker": kafka[1] if kafka else "unknown",
         "kafka-streams": streams[1] if streams else "unknown",
         "java": _java(),
     }
-    for peer in ("quix", "faust"):
+    return found | _pinned("quix", "faust")
+
+
+def forecast_versions() -> dict[str, str]:
+    """Returns the versions of everything that the forecast bench measures."""
+    found = {name: importlib.metadata.version(name) for name in ("numpy", "river")}
+    return _own() | found | _pinned("statsforecast", "lightgbm")
+
+
+def _own() -> dict[str, str]:
+    return {
+        "foreshard": importlib.metadata.version("foreshard"),
+        "commit": _said("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"),
+        "python": platform.python_version(),
+    }
+
+
+def _pinned(*peers: str) -> dict[str, str]:
+    found = {}
+    for peer in peers:
         pins = dict(line.split("==") for line in (PEERS / peer / "requirements.txt").read_text().split())
         found |= {f"{peer}: {name}": pins[name] for name in SHOWN if name in pins}
     return found

@@ -60,14 +60,14 @@ def streams_environment(java_home: str = "") -> Environment | Missing:
     return failed or Environment((str(java), *JVM, "-cp", classpath, "org.foreshard.bench.RouterBench"))
 
 
-def python_environment(peer: str) -> Environment | Missing:
-    """Returns how to start a peer of bench/peers/`peer`/ in a virtual environment of its own."""
+def python_environment(peer: str, script: str = "router.py") -> Environment | Missing:
+    """Returns how to start a script of bench/peers/`peer`/ in a virtual environment of its own."""
     folder = PEERS / peer
     out = WORK / f"{peer}-{fingerprint(folder / 'requirements.txt')}"
     python = f"{out}/bin/python"
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]
     commands = [[sys.executable, "-m", "venv", str(out)], [*install, str(folder / "requirements.txt")]]
-    return make(out, commands) or Environment((python, str(folder / "router.py")))
+    return make(out, commands) or Environment((python, str(folder / script)))
 
 
 def make(out: Path, commands: list[list[str]]) -> Missing | None:

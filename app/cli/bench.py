@@ -62,6 +62,39 @@ def bench_router(
         sys.exit(1)
 
 
+@bench.command("forecast")
+@click.option(
+    "--series",
+    "folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of CSV files, also compressed or in tar archives: time, value.",
+)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report here.")
+@click.option("--quick", is_flag=True, help="A few minutes: few origins of the peers, fewer campaigns.")
+@click.option("--only-ours", is_flag=True, help="Neither peers nor campaigns: our forecasts of the series.")
+@click.option(
+    "--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes of a peer at a time."
+)
+def bench_forecast(folder: Path, json_path: Path | None, quick: bool, only_ours: bool, jobs: int) -> None:
+    """Forecasts of real series: errors against the last value and peers, coverage, campaigns, CPU.
+
+    Files are read recursively; the step of a series is its own. Every step is forecast before it is learned.
+    Exit status 1 where a peer is missing; a target that is not met is only said.
+    """
+    from app.bench.forecast.run import Order, run_bench_forecast
+
+    order = Order(folder, json_path, _command(), quick=quick, only_ours=only_ours, jobs=jobs)
+    if not run_bench_forecast(order):
+        sys.exit(1)
+
+
+def _command() -> str:
+    """Returns what was typed."""
+    given = sys.argv[1:] if sys.argv[1:2] == ["bench"] else ["bench"]
+    return shlex.join(["foreshard", *given])
+
+
 def _sizes(text: str) -> tuple[int, ...]:
     """Returns the sizes in bytes; raises click.BadParameter."""
     try:

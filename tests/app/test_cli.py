@@ -80,6 +80,7 @@ def test_the_verbs_are_those_of_the_main_job() -> None:
             "reporter",
             "demo",
             "bench chaos",
+            "bench forecast",
             "bench router",
             "config check",
             "key shard",
