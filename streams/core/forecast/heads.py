@@ -38,16 +38,14 @@ class Heads:
         self.usual = np.zeros((len(steps), series + 1))
         """Usual error of each head; that of the pooled one is last."""
         self.seen = np.zeros((len(steps), series + 1), dtype=np.int64)
+        self._weights = np.zeros((len(steps), series + 1, COUNT))
+        """What the models have learned; that of the pooled one is last."""
         self._turn = 0
 
     def predict(self, rows: Ints, samples: Floats) -> tuple[Floats, Floats]:
         """Returns float64[heads, n] twice: by each series' own head, and by the pooled one."""
-        own, pooled = np.empty((len(self.steps), len(rows))), np.empty((len(self.steps), len(rows)))
-        numbers, named = rows.tolist(), [dict(zip(NAMES, row, strict=True)) for row in samples.tolist()]
-        for head, models in enumerate(self._own):
-            own[head] = [models[number].predict_one(x) for number, x in zip(numbers, named, strict=True)]
-            together = self._pooled[head].predict_one
-            pooled[head] = [together(x) for x in named]
+        own: Floats = (self._weights[:, rows] * samples).sum(axis=-1)
+        pooled: Floats = (self._weights[:, -1:] * samples).sum(axis=-1)
         return own, pooled
 
     def learn(
@@ -55,14 +53,16 @@ class Heads:
     ) -> None:
         """Learns from the differences seen, given the samples, float64[n, 22], and what was predicted."""
         targets = own + self._clipped(head, rows, seen - own)
-        models = self._own[head]
+        models, weights = self._own[head], self._weights[head]
         named = [dict(zip(NAMES, row, strict=True)) for row in samples.tolist()]
         for number, x, y in zip(rows.tolist(), named, targets.tolist(), strict=True):
             models[number].learn_one(x, y)
-        together, last = self._pooled[head], np.array([len(models)])
+            weights[number] = _mean(models[number])
+        together = self._pooled[head]
         for place in self._in_turn(len(rows)):
-            error = self._clipped(head, last, seen[place : place + 1] - pooled[place : place + 1])
-            together.learn_one(named[place], float(pooled[place] + error[0]))
+            error = self._clipped_pooled(head, float(seen[place] - pooled[place]))
+            together.learn_one(named[place], float(pooled[place]) + error)
+        weights[-1] = _mean(together)
 
     def _in_turn(self, count: int) -> list[int]:
         if count <= POOLED_ROWS:
@@ -80,6 +80,15 @@ class Heads:
         self.usual[head, rows] = usual
         held: Floats = np.clip(errors, -CLIP_ERRORS * usual, CLIP_ERRORS * usual)
         return held
+
+    def _clipped_pooled(self, head: int, error: float) -> float:
+        """Returns the pooled head's error, as `_clipped` does."""
+        self.seen[head, -1] += 1
+        count, usual = int(self.seen[head, -1]), float(self.usual[head, -1])
+        size = min(abs(error), MOST_RISE * usual) if count > 1 else abs(error)
+        usual = max(usual + max(ERROR_RATE, 1.0 / count) * (size - usual), LEAST_ERROR)
+        self.usual[head, -1] = usual
+        return min(max(error, -CLIP_ERRORS * usual), CLIP_ERRORS * usual)
 
     def _models(self) -> list[Any]:
         return [*(model for models in self._own for model in models), *self._pooled]
@@ -102,7 +111,10 @@ class Heads:
             model._ss_arr = arrays["heads.precision"][number].copy()
             model._ss_inv_arr = np.asfortranarray(arrays["heads.covariance"][number])
             model._eta_arr = arrays["heads.natural_mean"][number].copy()
-            model._m_dirty = True
+        means = np.stack([_mean(model) for model in self._models()])
+        own, series = len(self.steps) * len(self._own[0]), len(self._own[0])
+        self._weights[:, :-1] = means[:own].reshape(len(self.steps), series, COUNT)
+        self._weights[:, -1] = means[own:]
         self.usual = arrays["heads.usual"].copy()
         self.seen = arrays["heads.seen"].copy()
         self._turn = int(arrays["heads.turn"][0])
@@ -111,5 +123,10 @@ class Heads:
 def _model() -> Any:
     model = BayesianLinearRegression(alpha=1, beta=1)
     model._ensure_features(NAMES)  # also of one that has learned nothing there is a state to save
-    model._m_dirty = True
     return model
+
+
+def _mean(model: Any) -> Floats:
+    """Returns float64[22], the posterior mean: predictions are made with it for all series at once."""
+    found: Floats = model._ss_inv_arr @ model._eta_arr
+    return found
