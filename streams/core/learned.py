@@ -1,18 +1,16 @@
 """What was learned of the load, as records: a successor goes on from them instead of learning anew.
 
-Forecasts, shards' parts and trust in events are one state, of one step: they were learned together, and
-only together they fit. It is an archive of arrays (numpy's npz), compressed, cut into parts of one record.
+Forecasts, shards' parts, costs and trust in events are one state, of one step: they were learned together,
+and only together they fit. It is a line of JSON (series, trust, name, type and shape of every array), then
+the arrays' bytes one after the other; compressed, and cut into parts of one record each.
 """
 
 from __future__ import annotations
 
-import io
 import zlib
 from base64 import b64decode, b64encode
-from binascii import Error as NotBase64
 from collections.abc import Mapping, Sequence
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import orjson
@@ -33,10 +31,7 @@ def save(outlook: Outlook, trust: Trust) -> list[LearnedState]:
     """Returns everything learned so far, in parts that belong together; none before the first step."""
     if outlook.newest_step is None:
         return []
-    names = orjson.dumps([outlook.rules.series, trust.to_json()])
-    archive = io.BytesIO()
-    np.savez(archive, allow_pickle=False, names=np.frombuffer(names, dtype=np.uint8), **outlook.to_arrays())
-    data = zlib.compress(archive.getvalue(), FAST)
+    data = zlib.compress(_packed(outlook, trust), FAST)
     starts = range(0, len(data), PART_BYTES)
     return [
         LearnedState(
@@ -60,13 +55,29 @@ def restore(records: Sequence[LearnedState], outlook: Outlook) -> Trust:
     if sorted(parts) != list(range(count)):
         raise ValueError(f"of the {count} parts of step {newest} only {sorted(parts)} are there")
     try:
-        data = zlib.decompress(b"".join(b64decode(parts[number].data) for number in range(count)))
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays: Mapping[str, np.ndarray[Any, Any]] = dict(archive)
-        series, trust = orjson.loads(arrays["names"].tobytes())
-    except (NotBase64, zlib.error, BadZipFile, KeyError, ValueError) as error:
+        data = b"".join(b64decode(parts[number].data, validate=True) for number in range(count))
+        series, trust, arrays = _unpacked(zlib.decompress(data))
+    except (zlib.error, KeyError, ValueError, TypeError) as error:
         raise ValueError(f"what was learned up to step {newest} cannot be read: {error}") from None
     if series != list(outlook.rules.series):
         raise ValueError(f"what was learned up to step {newest} is of the series {', '.join(series)}")
     outlook.restore(arrays)
     return Trust.from_json(trust)
+
+
+def _packed(outlook: Outlook, trust: Trust) -> bytes:
+    arrays = {name: np.ascontiguousarray(value) for name, value in outlook.to_arrays().items()}
+    shapes = [(name, value.dtype.str, value.shape) for name, value in arrays.items()]
+    head = orjson.dumps([outlook.rules.series, trust.to_json(), shapes])
+    return b"".join([head, b"\n", *(value.tobytes() for value in arrays.values())])
+
+
+def _unpacked(data: bytes) -> tuple[list[str], dict[str, Any], Mapping[str, np.ndarray[Any, Any]]]:
+    head, _, rest = data.partition(b"\n")
+    series, trust, shapes = orjson.loads(head)
+    arrays, start = {}, 0
+    for name, kind, shape in shapes:
+        count = int(np.prod(shape, dtype=np.int64))
+        arrays[name] = np.frombuffer(rest, np.dtype(kind), count, start).reshape(shape).copy()
+        start += arrays[name].nbytes
+    return series, trust, arrays

@@ -92,10 +92,11 @@ class StepBook:
         A step closes when every ingest partition is covered, or 30 s after its end. Partitions that
         are not covered are filled at the mean of the others; a step without any record is unknown.
         """
+        if self._next is None and not self._open:
+            return []
         if self._next is None:
-            if not self._open:
-                return []
-            self.resume(max(min(self._open), int((now - HISTORY_S) // self._step_s)) - 1)
+            self._next = max(min(self._open), int((now - HISTORY_S) // self._step_s))
+            self._drop_before(self._next)
         for heard in self._heard.values():
             heard.sort()
         closed: list[Step] = []

@@ -93,10 +93,8 @@ class Costs:
 
     def _weights(self) -> Floats:
         prior = np.array([0.0, *self.configured])
-        found: Floats = np.linalg.solve(
-            self._squares + PRIOR * np.eye(len(prior)), self._products + PRIOR * prior
-        )
-        return found
+        kept = self._squares + PRIOR * np.eye(len(prior))
+        return np.asarray(np.linalg.solve(kept, self._products + PRIOR * prior), dtype=np.float64)
 
     def to_arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """Returns the whole state by name; whoever `restore`s it continues exactly."""

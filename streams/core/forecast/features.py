@@ -83,7 +83,7 @@ class Features:
 
     def usual_day(self, index: int) -> Floats:
         """Returns float64[series, horizon + 1]: P at the step and at every one ahead; NaN = not known."""
-        ahead = index + 0.5 + np.arange(self._horizon + 1)
+        ahead = index + 0.5 + np.arange(self._horizon + 1, dtype=np.float64)
         return self.profile.at(ahead * self._step_s)
 
     def yesterday(self, index: int) -> Floats:
