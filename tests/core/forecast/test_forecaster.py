@@ -84,30 +84,6 @@ def test_a_recurring_import_is_expected_before_it_begins() -> None:
     assert ahead[5] > 2.0 * ahead[1]
 
 
-def test_a_spike_does_no_harm() -> None:
-    """One value of 20 times the load: the next hour is forecast as if little had been."""
-    values = daily(1.5)
-    values[3000] *= 20.0
-    forecaster = run(values)
-    spiked = evaluate(Forecaster(1), 0, values[:, None], np.array([3010]))
-    assert spiked.relative(0, 10) < 1.1
-    assert forecaster.skill.trusted
-
-
-def test_a_day_of_zeros_is_forecast_as_zero() -> None:
-    """Nothing comes and nothing is expected; afterwards it forecasts again."""
-    values = daily(3)
-    values[DAY : 2 * DAY] = 0.0
-    forecaster = One()
-    for index in range(2 * DAY):
-        forecaster.learn(index, float(values[index]))
-    assert forecaster.forecast().max() < 50.0
-    for index in range(2 * DAY, 3 * DAY):
-        forecaster.learn(index, float(values[index]))
-    check(forecaster, float(values.max()))
-    assert forecaster.forecast()[5] == pytest.approx(values[-1], rel=0.3)
-
-
 def test_only_zeros_from_the_start_stay_zero() -> None:
     """A type that nobody uses."""
     forecaster = run(np.zeros(500))
@@ -122,14 +98,6 @@ def test_a_constant_series_is_forecast_as_constant() -> None:
     for index in range(1000, 1400):
         forecaster.learn(index, 480.0)
     np.testing.assert_allclose(forecaster.forecast(), 480.0, rtol=0.02)
-
-
-def test_a_lasting_rise_is_followed_within_a_few_steps() -> None:
-    """x 1.6 for good: after five steps (2.5 min) the forecast is at the new level."""
-    values = daily(3)
-    values[2 * DAY :] *= 1.6
-    forecaster = run(values[: 2 * DAY + 6], every=1000)
-    np.testing.assert_allclose(forecaster.forecast()[1:], values[2 * DAY + 6 : 2 * DAY + 16], rtol=0.15)
 
 
 def test_unknown_values_change_nothing_that_is_known() -> None:
@@ -201,9 +169,9 @@ def test_a_series_that_cannot_be_forecast_is_gated() -> None:
 
 def test_a_series_does_not_depend_on_its_neighbours() -> None:
     """But for the pooled head: what one misses or begins late changes little for another."""
-    values = np.stack([daily(1.1), daily(1.1, seed=2, mean=20.0), daily(1.1, seed=3)], axis=1)
-    values[:2000, 1] = np.nan
-    values[2500:2600, 2] = np.nan
+    values = np.stack([daily(0.6), daily(0.6, seed=2, mean=20.0), daily(0.6, seed=3)], axis=1)
+    values[:800, 1] = np.nan
+    values[1200:1300, 2] = np.nan
     together, alone = Forecaster(3), One()
     for index, row in enumerate(values):
         together.learn(index, row)
