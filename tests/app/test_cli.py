@@ -80,6 +80,7 @@ def test_the_verbs_are_those_of_the_main_job() -> None:
             "reporter",
             "demo",
             "bench chaos",
+            "bench plan",
             "bench router",
             "config check",
             "key shard",
@@ -88,6 +89,7 @@ def test_the_verbs_are_those_of_the_main_job() -> None:
         *("clusters down", "clusters activate", "clusters remove", "clusters rescue"),
         *("events post", "events list", "events cancel", "mode", "freeze", "resume"),
         *("mapping show", "mapping owner", "mapping accept-rules", "rounds list", "rounds show"),
+        *("rehome", "load export"),
     }
 
 

@@ -85,8 +85,14 @@ def give_back(board: Board) -> None:
         small = len(chosen) < len(slots) and weights[chosen].sum() * peak < least
         if small or not len(chosen):
             continue
-        why = Reason.JOIN if shard in board.inputs.joined else Reason.RETURN
+        why = _why_home(board, shard)
         board.budget_left -= board.move(shard, (holder, home), slots[chosen], why) * load[0]
+
+
+def _why_home(board: Board, shard: int) -> Reason:
+    if shard in board.inputs.rehomed:
+        return Reason.REHOME
+    return Reason.JOIN if shard in board.inputs.joined else Reason.RETURN
 
 
 def _returnable(board: Board) -> list[tuple[int, int]]:
