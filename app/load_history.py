@@ -54,7 +54,7 @@ class History:
             return
         cells, counts, _ = flat_cells(record.arrivals, self._index.of(record.series), self.shards)
         if not self.by_shard:
-            totals = np.bincount(cells // self.shards, counts, len(self.series))
+            totals = np.bincount(cells // self.shards, counts, len(self.series)).astype(np.float64)
             cells, counts = np.flatnonzero(totals), totals[totals > 0]
         self._steps.setdefault(record.step, []).append((cells.astype(np.int32), counts))
 
@@ -74,7 +74,8 @@ class History:
         parts = self._steps[step]
         cells = np.concatenate([cells for cells, _ in parts])
         counts = np.concatenate([counts for _, counts in parts])
-        return np.bincount(cells, counts, len(self.series) * width).reshape(len(self.series), width)
+        total = np.bincount(cells, counts, len(self.series) * width).astype(np.float64)
+        return total.reshape(len(self.series), width)
 
     def load(self, costs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Returns float64[shards]: the mean load over the known steps, cost units/s."""

@@ -177,7 +177,7 @@ STUCK = {Skip.NO_ROOM, Skip.UNSPLITTABLE_KEY, Skip.HANDOFF_PENDING, Skip.COOLDOW
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(worlds(), st.sampled_from([0.0, 0.02, 0.09, 1.0]))
 def test_a_cluster_that_stays_over_its_limit_says_why(inputs: PlanInput, budget: float) -> None:
-    """Every one that is still over after the plan is named, with a reason and an amount; nobody else is.
+    """Every one that is still over after the plan is named, with a reason and an amount.
 
     But for one whose load does not move at all: only what waits in its topic is left, and clears.
     """
@@ -198,8 +198,6 @@ def test_a_cluster_that_stays_over_its_limit_says_why(inputs: PlanInput, budget:
         if board.source_ok[row] and (held[row][over] > EPS).any():
             assert named[name].reason in STUCK
             assert named[name].short_cps > 0
-        elif not board.leaving[row]:
-            assert name not in named or not board.source_ok[row] or over.any() or full[row].max() > 0.9
     if named and not made.moves:
         assert made.skip in {*(item.reason for item in made.stuck), Skip.SINGLE_CLUSTER}
         assert any(name in made.detail for name in named)
