@@ -77,6 +77,7 @@ class Config:
         section = self.file.balancer
         return RoundSettings(
             planner=section.planner(),
+            policy=section.policy,
             round_s=section.round_s,
             latency_objective_s=section.latency_objective_s * self.clock.time_scale,
             dead_after_s=section.dead_after_s * self.clock.time_scale,

@@ -144,6 +144,7 @@ class BalancerSection(Section):
     The others are fractions of available capacity, or counts.
     """
 
+    policy: Literal["predictive", "reactive"] = "predictive"
     round_s: Seconds = 10
     latency_objective_s: Seconds = 1.0
     dead_after_s: Seconds = 120

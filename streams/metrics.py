@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from schemas.records import ClusterState, Decision
+from schemas.records import ClusterState, Decision, Reactive
 
 # ---------------------------------------------------------------------------- router
 
@@ -69,6 +69,22 @@ DECISIONS = Counter(
 )
 MOVES = Counter("foreshard_balancer_moves", "Moves made, by reason.", ["reason"])
 MOVED_LOAD = Counter("foreshard_balancer_moved_load_cps", "Load moved, cost units/s, by reason.", ["reason"])
+JUDGED_MOVES = Counter(
+    "foreshard_balancer_judged_moves",
+    "Moves made ahead of their load, by when measured load alone would have called for them: at-once, later, "
+    "never.",
+    ["reactive"],
+)
+LEAD_SECONDS = Histogram(
+    "foreshard_balancer_lead_seconds",
+    "Model seconds by which moves came before measured load would have called for them.",
+    buckets=(10, 20, 30, 60, 90, 120, 180, 240, 300, 450, 600),
+)
+AVOIDED_OVERLOAD = Counter(
+    "foreshard_balancer_avoided_overload_seconds",
+    "Model seconds, summed over clusters, in which one would have been over its capacity but for moves made "
+    "ahead of their load, by the model of docs/planner.md.",
+)
 CLUSTER_LOAD = Gauge(
     "foreshard_cluster_load_cps", "Load of a cluster with its backlog, cost units/s.", ["cluster"]
 )
@@ -118,6 +134,12 @@ def observe_decision(decision: Decision) -> None:
         for move in decision.moves:
             MOVES.labels(reason=move.reason.value).inc()
             MOVED_LOAD.labels(reason=move.reason.value).inc(move.load_cps)
+    if decision.prediction is not None:
+        AVOIDED_OVERLOAD.inc(decision.prediction.avoided_overload_s)
+        for judged in decision.prediction.judged:
+            JUDGED_MOVES.labels(reactive=judged.reactive.value).inc()
+            if judged.reactive is Reactive.LATER:
+                LEAD_SECONDS.observe(judged.lead_s)
     for cluster in decision.clusters:
         CLUSTER_LOAD.labels(cluster=cluster.name).set(cluster.load_cps)
         CLUSTER_FORECAST.labels(cluster=cluster.name).set(cluster.forecast_cps)

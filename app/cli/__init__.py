@@ -8,7 +8,20 @@ from typing import Any
 import click
 from confluent_kafka import KafkaException
 
-from app.cli import bench, clusters, configuration, control, events, keys, mapping, processes, rounds, topics
+from app.cli import (
+    bench,
+    clusters,
+    configuration,
+    control,
+    events,
+    keys,
+    load,
+    mapping,
+    processes,
+    rehome,
+    rounds,
+    topics,
+)
 from schemas.errors import ForeshardError
 
 
@@ -55,7 +68,9 @@ for command in (
     control.freeze,
     control.resume,
     mapping.mapping,
+    rehome.rehome,
     keys.key,
+    load.load,
     rounds.rounds,
     configuration.config,
 ):

@@ -103,4 +103,19 @@ def _sizes(text: str) -> tuple[int, ...]:
         raise click.BadParameter(f"--sizes takes numbers with commas between, not {text!r}") from None
 
 
+@bench.command("plan")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the rows here.")
+@click.option("--runs", type=click.IntRange(1), help="Rounds of each kind [default: 200 small, 100 large].")
+@click.option("--seed", type=int, default=72, show_default=True, help="Seed of the rounds.")
+def bench_plan(json_path: Path | None, runs: int | None, seed: int) -> None:
+    """How long the planner takes, at 1,024 shards x 32 clusters and at 4,096 x 1,000.
+
+    Exit status 1 where a target is missed.
+    """
+    from app.bench.plan import run_bench_plan
+
+    if not run_bench_plan(json_path, seed, runs):
+        sys.exit(1)
+
+
 bench.add_command(chaos)

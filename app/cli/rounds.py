@@ -10,7 +10,7 @@ import click
 from app import operators
 from app.cli.common import config_option, json_option, print_json, print_table, read_config
 from schemas.errors import InvalidRecordError
-from schemas.records import Decision
+from schemas.records import Decision, Prediction, Reactive
 
 
 @click.group()
@@ -94,7 +94,29 @@ def _details(decision: Decision) -> None:
             for m in decision.moves
         ]
         print_table(["shard>", "from", "to", "slots>", "load/s>", "why"], moves)
+    if decision.prediction is not None:
+        _prediction(decision.prediction)
     for stuck in decision.stuck:
         click.echo(
             f"{stuck.cluster} is stuck: {stuck.reason.value}, short by {stuck.short_cps:.1f} cost units/s"
         )
+
+
+def _prediction(seen: Prediction) -> None:
+    click.echo(
+        f"made ahead of load: {seen.ahead} of its moves; not judged yet: {seen.unjudged}; "
+        f"overload avoided since the round before: {seen.avoided_overload_s:.0f} s"
+    )
+    if seen.judged:
+        rows = [
+            (
+                item.plan,
+                item.shard,
+                item.source,
+                item.target,
+                f"{item.load_cps:.1f}",
+                f"{item.lead_s:.0f} s later" if item.reactive is Reactive.LATER else item.reactive.value,
+            )
+            for item in seen.judged
+        ]
+        print_table(["plan", "shard>", "from", "to", "load/s>", "on measured load alone"], rows)

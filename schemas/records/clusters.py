@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from schemas.records.record import (
     MAX_SHARDS,
@@ -13,6 +14,7 @@ from schemas.records.record import (
     Count,
     Name,
     Record,
+    Shard,
     parse,
 )
 
@@ -91,6 +93,21 @@ class AcceptRules(CommandBase):
     shards: Annotated[int, Field(ge=1, le=MAX_SHARDS)]
 
 
+class Rehome(CommandBase):
+    """Give shards other homes; their slots follow as returns."""
+
+    kind: Literal["rehome"] = "rehome"
+    homes: Annotated[list[tuple[Shard, Name]], Field(min_length=1, max_length=MAX_SHARDS)]
+    """(shard, its new home), each shard once."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        shard, times = Counter(shard for shard, _ in self.homes).most_common(1)[0]
+        if times > 1:
+            raise ValueError(f"shard {shard} gets {times} homes")
+        return self
+
+
 class SetMode(CommandBase):
     kind: Literal["mode"] = "mode"
     mode: Annotated[Mode, Field(strict=False)]
@@ -105,7 +122,7 @@ class Resume(CommandBase):
     kind: Literal["resume"] = "resume"
 
 
-Command = ClusterAdd | SetClusterState | Rescue | AcceptRules | SetMode | Freeze | Resume
+Command = ClusterAdd | SetClusterState | Rescue | AcceptRules | Rehome | SetMode | Freeze | Resume
 _COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
 
 

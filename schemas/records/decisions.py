@@ -28,6 +28,7 @@ class Reason(StrEnum):
     DRAIN = "drain"
     DOWN = "down"
     JOIN = "join"
+    REHOME = "rehome"
     RETURN = "return"
 
 
@@ -105,6 +106,45 @@ class Stuck(BaseModel):
     """Load over its target that found no place."""
 
 
+class Reactive(StrEnum):
+    """When the planner would have made a move if it had planned on measured load alone."""
+
+    AT_ONCE = "at-once"
+    LATER = "later"
+    NEVER = "never"
+
+
+class JudgedMove(BaseModel):
+    """A move made ahead of its load, judged by what became of that load."""
+
+    model_config = Record.model_config
+    plan: Name
+    """epoch.round of the plan that made it."""
+    shard: Shard
+    source: Name
+    target: Name
+    load_cps: Rate
+    """Load that moved, measured then."""
+    reactive: Annotated[Reactive, Field(strict=False)]
+    lead_s: Rate = 0.0
+    """By how much later it would have been made."""
+
+
+class Prediction(BaseModel):
+    """What a round shows of the worth of forecasts and announcements."""
+
+    model_config = Record.model_config
+    ahead: Count = 0
+    """Moves of this round that would not have been made now on measured load alone."""
+    unjudged: Count = 0
+    """Moves made ahead of which it is open whether they were needed, those of this round included."""
+    judged: list[JudgedMove] = []
+    """Moves of this and earlier rounds of which it is known now; each is in one decision."""
+    avoided_overload_s: Rate = 0.0
+    """Seconds since the round before, summed over clusters, in which one would have been over its
+    capacity and was not, by the model."""
+
+
 class Decision(Record):
     """One round of the balancer. Topic `decisions`, key = epoch.round."""
 
@@ -125,6 +165,10 @@ class Decision(Record):
     stuck: list[Stuck] = []
     events: list[Name] = []
     """Ids of the events that touch the window."""
+    prediction: Prediction | None = None
+    """Absent where no move was made ahead of its load of late."""
+    offsets: dict[str, list[tuple[Count, Count]]] = {}
+    """topic -> (partition, next offset): what the round had read, so that its inputs can be read again."""
     command: Name | None = None
     """Id of the command whose work ended with this round: of a rescue, which outlasts its answer."""
 

@@ -40,6 +40,10 @@ class BalancerState(Record):
     """(shard, model time) of each shard's last move: the dwell."""
     joined: list[Shard] = []
     """Shards whose slots still have to follow a new home."""
+    rehomed: list[Shard] = []
+    """The same, where an operator has commanded the home."""
+    away: list[tuple[Shard, Name, float]] = []
+    """(shard, cluster that has most of its slots, model time since when), for shards away from home."""
     answered: list[Name] = []
     """Ids of the newest commands applied, so that each is applied once."""
     rescue: Rescuing | None = None

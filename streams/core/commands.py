@@ -9,6 +9,7 @@ from schemas.records import (
     ClusterAdd,
     Command,
     Freeze,
+    Rehome,
     Rescue,
     Resume,
     SetClusterState,
@@ -19,6 +20,7 @@ from streams.core.leader import Leader
 from streams.core.out import Out
 from streams.core.outcome import NOTHING_FOUND, Found, Outcome, refused
 from streams.core.registration import register
+from streams.core.rehome import apply_rehome
 from streams.core.rescues import begin_rescue
 
 REMEMBERED_COMMANDS = 1000
@@ -57,6 +59,8 @@ def _outcome(leader: Leader, command: Command, now: float, found: Found) -> Outc
             return begin_rescue(leader, command, now, found)
         case AcceptRules():
             return _accept_rules(leader, command, now, found)
+        case Rehome():
+            return apply_rehome(leader, command, now)
         case SetMode() | Freeze() | Resume():
             return _control(leader, command)
 

@@ -20,6 +20,7 @@ from schemas.records import (
     MappingMeta,
     MappingRecord,
     Mode,
+    Reason,
     Rescuing,
     Skip,
 )
@@ -54,6 +55,9 @@ class Leader:
         self.arrived: dict[tuple[int, str], float] = {}
         self.moved: dict[int, float] = {}
         self.joined: set[int] = set()
+        self.rehomed: set[int] = set()
+        self.away: dict[int, tuple[str, float]] = {}
+        """shard -> the foreign cluster that has most of its slots, and since when."""
         self.answered: dict[str, None] = {}
         self.rescue: Rescuing | None = None
         """The rescue under way: whoever leads carries it out, and nothing is planned meanwhile."""
@@ -105,6 +109,8 @@ class Leader:
         self.epoch, self.round = max(self.epoch, record.epoch), record.round
         self.arrived = {(shard, cluster): at for shard, cluster, at in record.arrived}
         self.moved, self.joined = dict(record.moved), set(record.joined)
+        self.rehomed = set(record.rehomed)
+        self.away = {shard: (cluster, since) for shard, cluster, since in record.away}
         self.answered = dict.fromkeys(record.answered)
         self.rescue, self.resumed = record.rescue, record.rescue is not None
         self.offsets = record.offsets
@@ -169,8 +175,12 @@ class Leader:
         detail: str,
         new_homes: Mapping[int, str] = NO_HOMES,
         command: str | None = None,
+        reason: Reason | None = None,
     ) -> list[Out]:
-        """Returns a plan that moves nothing: new homes, and the clusters as they are registered now."""
+        """Returns a plan that moves nothing: new homes, and the clusters as they are registered now.
+
+        `reason` of the new homes; without one it follows from what became of the old home.
+        """
         self.round += 1
         records, meta = apply_moves(
             snapshot,
@@ -181,6 +191,8 @@ class Leader:
             new_homes=new_homes,
             settled=self.settled,
         )
+        if reason is not None:
+            records = [record.model_copy(update={"reason": reason.value}) for record in records]
         decision = self.plain(now, meta.version, detail, command=command)
         return [self.decided(decision), *self.published(records, meta)]
 
@@ -238,6 +250,8 @@ class Leader:
             arrived=[(shard, cluster, at) for (shard, cluster), at in sorted(self.arrived.items())],
             moved=sorted(self.moved.items()),
             joined=sorted(self.joined),
+            rehomed=sorted(self.rehomed),
+            away=[(shard, cluster, since) for shard, (cluster, since) in sorted(self.away.items())],
             answered=list(self.answered),
             rescue=self.rescue,
             offsets={topic: list(pairs) for topic, pairs in sorted(self.offsets.items())},

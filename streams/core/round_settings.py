@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from streams.core.planner import PlannerSettings
 
@@ -12,6 +13,8 @@ class RoundSettings:
     """Settings of a round; durations in seconds of model time."""
 
     planner: PlannerSettings
+    policy: Literal["predictive", "reactive"] = "predictive"
+    """What rounds plan on: forecasts and announcements, or measured load only."""
     round_s: float = 10.0
     latency_objective_s: float = 1.0
     dead_after_s: float = 120.0

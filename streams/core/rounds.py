@@ -30,6 +30,7 @@ from schemas.records import (
 from streams.core import commands, learned, rescues
 from streams.core.cluster_states import alive, bury
 from streams.core.events import EventBook
+from streams.core.foresight import Foresight
 from streams.core.keys import KeyRules
 from streams.core.leader import Leader, check_rules
 from streams.core.load import LoadBook, StepBook
@@ -37,13 +38,14 @@ from streams.core.mapping import Snapshot
 from streams.core.out import Out
 from streams.core.outcome import NOTHING_FOUND, Found
 from streams.core.outlook import COLUMNS, Demand, Outlook
-from streams.core.planner import ClusterInput, Plan, PlanInput, plan
+from streams.core.planner import ClusterInput, Plan, PlanInput, measured_only, plan
 from streams.core.plans import apply_moves
+from streams.core.rehome import settle_in
 from streams.core.round_settings import RoundSettings
 from streams.core.router_reports import RouterReports
 from streams.core.steps import STEP_S
 
-COMMANDED = frozenset({Reason.JOIN, Reason.DRAIN, Reason.DOWN})
+COMMANDED = frozenset({Reason.JOIN, Reason.REHOME, Reason.DRAIN, Reason.DOWN})
 """Reasons of moves that an operator asked for: they are made in observe mode too."""
 
 
@@ -64,6 +66,9 @@ class Rounds(Leader):
         """Step up to which what was learned is saved."""
         self._costed: int | None = None
         """Step in which costs were learned last."""
+        self.unannounced = EventBook(rules, self.clusters)
+        """No event: what a reactive round looks ahead with."""
+        self.foresight = Foresight()
         self.commands_read = False
         """True once every command that was present at take-over is applied: version 1 may be written."""
 
@@ -170,8 +175,9 @@ class Rounds(Leader):
         """Returns the records of one round.
 
         1. learn what closed: the forecast must include the newest step; 2. nothing may move while a
-        rescue runs; 3. set down what died: the plan is to empty it; 4. measure: without complete
-        metrics nothing may be decided; 5. look ahead and plan; 6. decide what of it is done.
+        rescue runs; 3. set down what died: the plan is to empty it; give up homes that were left for
+        good; 4. measure: without complete metrics nothing may be decided; 5. look ahead and plan;
+        6. decide what of it is done.
         """
         self.learn(now, most=1_000)
         if self.snapshot is None:
@@ -180,6 +186,7 @@ class Rounds(Leader):
             self.round += 1
             return self._skipped(now, self.snapshot, Skip.HANDOFF_PENDING, rescues.rescue_text(self))
         dead, suspicion = bury(self, now)
+        dead += settle_in(self, now)
         self.round += 1
         self.events.expire(now)
         return dead + self._measured(now, suspicion)
@@ -195,8 +202,12 @@ class Rounds(Leader):
             detail = _joined(f"no load report yet for {what}", suspicion)
             return self._skipped(now, snapshot, Skip.INCOMPLETE_METRICS, detail)
         self._learn_costs(now, snapshot, rates)
-        demand = self.outlook.demand(now, rates, self.load.hot_slots(now), self.events)
+        reactive = self.settings.policy == "reactive"
+        events = self.unannounced if reactive else self.events
+        demand = self.outlook.demand(now, rates, self.load.hot_slots(now), events)
         inputs = self._inputs(now, snapshot, demand, self._cluster_inputs(now, rates))
+        if reactive:
+            inputs = measured_only(inputs)
         made = plan(inputs, self.settings.planner)
         return self._decide(snapshot, demand, inputs, made, suspicion)
 
@@ -248,6 +259,7 @@ class Rounds(Leader):
             pending=self.pending() if self.settings.wait_for_handoff else frozenset(),
             event_shards=demand.event_shards,
             joined=frozenset(self.joined),
+            rehomed=frozenset(self.rehomed),
         )
 
     def _decide(
@@ -279,6 +291,8 @@ class Rounds(Leader):
             series=demand.series,
             stuck=made.stuck,
             events=self.events.touching(now, now + STEP_S * (COLUMNS - 1)),
+            prediction=self.foresight.judge(inputs, made, moves, self.plan_id, self.settings.planner),
+            offsets={topic: list(places) for topic, places in sorted(self.offsets.items())},
         )
         for move in moves:
             self.arrived[(move.shard, move.target)] = now
@@ -312,11 +326,11 @@ class Rounds(Leader):
         planner = self.settings.planner
         self.arrived = {key: at for key, at in self.arrived.items() if now - at < planner.cooldown_s}
         self.moved = {shard: at for shard, at in self.moved.items() if now - at < planner.dwell_s}
-        if self.snapshot is not None and self.joined:
-            records = self.snapshot.records
-            self.joined = {
-                s for s in self.joined if any(o != records[s].home for *_, o in records[s].segments)
-            }
+        records = self.snapshot.records if self.snapshot is not None else ()
+        self.joined, self.rehomed = (
+            {s for s in shards if any(o != records[s].home for *_, o in records[s].segments)}
+            for shards in (self.joined, self.rehomed)
+        )
 
     def _states(self) -> list[Out]:
         outs = [self.state()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -16,7 +18,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from app.config import load
 from app.local_kafka import LocalKafka
 from schemas import topics
-from schemas.records import Counts, LoadReport, PartitionLoad
+from schemas.records import Counts, LoadHistory, LoadReport, PartitionLoad
 from streams.core.offset_note import OffsetNote, encode_note
 from tests.acceptance.cli_kit import ROOT, TENANT, Cli, cli_for
 from tests.streams.broker import make_topic, until
@@ -316,3 +318,56 @@ def test_a_cluster_that_is_down_is_rescued(led: Led, settling: Callable[..., Non
 def test_the_same_rules_are_accepted_without_an_end(led: Led) -> None:
     """Nothing changes, so the balancer leads on."""
     assert "the mapping has these rules already" in led.ok("mapping", "accept-rules")
+
+
+def store_history(led: Led) -> list[int]:
+    """Stores twenty steps in which the shards of c1 are far too much for it; returns their times."""
+    config = load(led.file, {})
+    homes = [record["home"] for record in led.json("mapping", "show")["records"]]
+    counts = [120 if home == "c1" else 3 for home in homes]
+    producer = Producer(config.kafka)
+    first = int(config.clock.now() // 30) - 30
+    for step in range(first, first + 20):
+        arrivals = Counts(series=[0] * 16, shard=list(range(16)), count=counts)
+        record = LoadHistory(router="r", step=step, step_s=30.0, series=["order"], arrivals=arrivals)
+        producer.produce(config.topic(topics.LOAD), record.to_json(), b"r")
+    assert producer.flush(10) == 0
+    return [30 * step for step in range(first, first + 20)]
+
+
+def test_stored_load_is_exported_and_makes_homes(
+    led: Led, settling: Callable[..., None], tmp_path: Path
+) -> None:
+    """A table for simulations; a proposal that evens the homes out; applied, the slots follow."""
+    times = store_history(led)
+    file = tmp_path / "history.csv"
+    assert led.ok("load", "export", str(file)).endswith(f" steps in {file}\n")
+    rows = [row for row in csv.DictReader(file.open()) if int(row["time"]) in times]
+    assert [row["series"] for row in rows] == ["order", "*"] * 20
+    assert {int(row["requests"]) for row in rows if row["series"] == "*"} == {0}
+    assert led.ok("load", "export", "-", "--shards").startswith("time,series,shard,requests\n")
+    assert "--to is not after --from" in led.refused(2, "load", "export", "x.csv", "--from", "+1h")
+
+    proposal = led.json("rehome", "--days", "0.05")
+    before = {cluster["name"]: cluster["load_cps"] for cluster in proposal["clusters"]}
+    after = {cluster["name"]: cluster["new_load_cps"] for cluster in proposal["clusters"]}
+    assert after["c1"] < before["c1"]
+    assert {item["home"] for item in proposal["homes"]} == {"c1"}
+    assert 0 < proposal["moved_cps"] < proposal["load_cps"]
+    assert "shards get another home" in led.ok("rehome", "--days", "0.05")
+    new = {item["shard"]: item["new_home"] for item in proposal["homes"]}
+
+    def homes() -> dict[int, str]:
+        return {record["shard"]: record["home"] for record in led.json("mapping", "show")["records"]}
+
+    assert homes() != homes() | new, "showing changes nothing"
+    assert f"{len(new)} of 16 shards have new homes" in led.ok("rehome", "--days", "0.05", "--apply")
+    assert homes() == homes() | new
+    rehomed = [item for item in led.json("rounds", "list", "--plans") if "by command" in item["detail"]]
+    assert "shards have new homes, by command" in rehomed[-1]["detail"]
+
+    def followed() -> bool:
+        moves = [move for item in led.json("rounds", "list", "-n", "50") for move in item["moves"]]
+        return "rehome" in {move["reason"] for move in moves}
+
+    settling(followed, "slots follow to their new homes")

@@ -81,6 +81,7 @@ def test_the_verbs_are_those_of_the_main_job() -> None:
             "demo",
             "bench chaos",
             "bench forecast",
+            "bench plan",
             "bench router",
             "config check",
             "key shard",
@@ -89,6 +90,7 @@ def test_the_verbs_are_those_of_the_main_job() -> None:
         *("clusters down", "clusters activate", "clusters remove", "clusters rescue"),
         *("events post", "events list", "events cancel", "mode", "freeze", "resume"),
         *("mapping show", "mapping owner", "mapping accept-rules", "rounds list", "rounds show"),
+        *("rehome", "load export"),
     }
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from app.config import Config, File, load
 from app.config_places import option_lines
 from app.config_sections import RequestTypeRule
+from app.topic_admin import wanted
 from schemas.errors import ConfigError
 from streams.core.planner import PlannerSettings
 from streams.core.round_settings import RoundSettings
@@ -299,9 +300,20 @@ def test_an_option_of_the_planner_reaches_the_planner() -> None:
         None,
         {
             "FORESHARD_BALANCER__DWELL_S": "180",
+            "FORESHARD_BALANCER__POLICY": "reactive",
             "FORESHARD_BALANCER__LATENCY_OBJECTIVE_S": "2",
             "FORESHARD_CLOCK__TIME_SCALE": "10",
         },
     )
     assert config.rounds.planner.dwell_s == 180
+    assert config.rounds.policy == "reactive"
     assert config.rounds.latency_objective_s == 20
+
+
+def test_stored_history_is_kept_for_28_days_unless_said_otherwise() -> None:
+    """Four whole weeks of load, in the setting that `topics create` makes and `topics check` compares."""
+    for environment, days in ({}, 28), ({"FORESHARD_TOPICS__RETENTION_DAYS": "7"}, 7):
+        config = load(None, environment)
+        made = {item.name: item.settings for item in wanted(config, None)}
+        assert made["foreshard.load"]["retention.ms"] == str(days * 86_400_000)
+        assert made["foreshard.load"]["cleanup.policy"] == "delete"

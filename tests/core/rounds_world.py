@@ -209,9 +209,9 @@ class World:
         return [record.shard for record in snapshot.records if record.home == cluster]
 
 
-def started(*clusters: ClusterAdd, mode: Mode = Mode.AUTO) -> World:
+def started(*clusters: ClusterAdd, mode: Mode = Mode.AUTO, settings: RoundSettings = SETTINGS) -> World:
     """Returns a world with version 1 over the clusters (default: c1, c2, c3 of 100 cost units/s)."""
-    world = World()
+    world = World(settings=settings)
     world.written += world.rounds.take_over()
     for command in [set_mode(mode), *(clusters or [add("c1"), add("c2"), add("c3")])]:
         world.command(command)

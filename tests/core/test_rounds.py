@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from schemas.errors import InvalidRecordError
@@ -11,11 +13,13 @@ from schemas.records import (
     Cluster,
     ClusterMetrics,
     Command,
+    Decision,
     Event,
     Freeze,
     MappingMeta,
     MappingRecord,
     Mode,
+    Reactive,
     Reason,
     Resume,
     Skip,
@@ -36,6 +40,7 @@ from tests.core.rounds_world import (
     started,
     successor,
     user_in,
+    with_more,
 )
 
 OVER = 30.0
@@ -289,3 +294,51 @@ def test_metrics_of_an_unknown_cluster_are_refused() -> None:
     """A reporter with a mistyped name."""
     with pytest.raises(InvalidRecordError, match="c9, which is not registered"):
         started().rounds.on_metrics(ClusterMetrics(cluster="c9", instance="i", at=START, interval_s=10.0))
+
+
+# ---------------------------------------------------------------------------- prediction and its worth
+
+
+def announced(world: World) -> tuple[list[Decision], int]:
+    """Lives through a campaign on c1 that was announced and comes; returns the decisions, and its start."""
+    user, slot = user_in(world.at_home("c1"))
+    world.run(30, even(200.0))
+    start = int(world.now) + 240
+    world.rounds.on_event(f"campaign-{user}", campaign(start, start + 1200, user, 60.0))
+    before = decisions(world.run(240, even(200.0)))
+    busy = with_more(even(200.0), [slot // SLOTS], 60.0)
+    return before + decisions(world.run(120, busy)), start
+
+
+def test_moves_made_ahead_are_judged_when_their_load_is_there() -> None:
+    """The round that moves them says how many; when the campaign has come, by how much it was earlier."""
+    made, start = announced(started())
+    ahead = [d for d in made if d.prediction is not None and d.prediction.ahead]
+    assert ahead[0].at < start
+    assert Reason.EVENT in {m.reason for m in ahead[0].moves}
+    judged = [item for d in made if d.prediction is not None for item in d.prediction.judged]
+    early = {d.id for d in made if d.at < start}
+    before = [item for item in judged if item.plan in early]
+    assert before
+    assert {item.reactive for item in before} == {Reactive.LATER}
+    assert min(item.lead_s for item in before) > 60
+    assert sum(d.prediction.avoided_overload_s for d in made if d.prediction is not None) > 0
+
+
+def test_a_reactive_balancer_waits_until_the_load_is_there() -> None:
+    """The same campaign under policy = "reactive": no move before its start, then overload, none ahead."""
+    world = started(settings=replace(SETTINGS, policy="reactive"))
+    made, start = announced(world)
+    first = next(d for d in made if d.moves)
+    assert first.at > start
+    assert {m.reason for d in made for m in d.moves} == {Reason.OVERLOAD}
+    assert all(d.prediction is None for d in made)
+    assert first.events, "it is announced all the same, and shown"
+
+
+def test_a_decision_names_what_it_was_made_from() -> None:
+    """The offsets that the round had read: its inputs can be read again."""
+    world = started()
+    world.rounds.offsets = {"p.load": [(0, 17), (1, 4)]}
+    (decision, *_) = decisions(world.run(10, even(60.0)))
+    assert decision.offsets == {"p.load": [(0, 17), (1, 4)]}

@@ -44,6 +44,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         {"kind": "resume", "id": "a4", "at": 1.0},
         {"kind": "cluster-state", "id": "a5", "at": 1.0, "cluster": "c1", "state": "removed"},
         {"kind": "rescue", "id": "a6", "at": 1.0, "cluster": "c1"},
+        {"kind": "rehome", "id": "a8", "at": 1.0, "homes": [[17, "c3"]]},
         {"kind": "accept-rules", "id": "a7", "at": 1.0, "rules_hash": "ab12", "shards": 256},
     ],
     "clusters": [
@@ -63,7 +64,11 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         {"kind": "decision", "epoch": 7, "round": 311, "at": 1.0, "mode": "auto", "version": 1042,
          "moves": [MOVE], "clusters": [CLUSTER_VIEW], "events": ["e1"],
          "series": [{"name": "update", "now_rps": 10.0, "forecast_rps": 12.0, "trusted": True}],
-         "stuck": [{"cluster": "c1", "reason": "no-room", "short_cps": 3.0}]},
+         "stuck": [{"cluster": "c1", "reason": "no-room", "short_cps": 3.0}],
+         "prediction": {"ahead": 1, "unjudged": 2, "avoided_overload_s": 10.0, "judged": [
+             {"plan": "7.300", "shard": 3, "source": "c1", "target": "c2", "load_cps": 9.5,
+              "reactive": "later", "lead_s": 110.0}]},
+         "offsets": {"load": [[0, 17]]}},
         {"kind": "decision", "epoch": 7, "round": 312, "at": 1.0, "mode": "observe", "version": 1042,
          "skip": "observe-mode"},
         {"kind": "answer", "command": "a1", "at": 1.0, "epoch": 7, "accepted": False, "code": "unknown",
@@ -74,6 +79,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
     "state": [
         {"kind": "balancer", "epoch": 7, "mode": "auto", "frozen": False, "round": 3,
          "arrived": [[3, "c2", 100.0]], "moved": [[3, 100.0]], "answered": ["a1"],
+         "joined": [4], "rehomed": [17], "away": [[3, "c2", 100.0]],
          "offsets": {"load": [[0, 17]]}, "rescue": {"cluster": "c1", "command": "a6"}},
         {"kind": "learned", "step": 3, "part": 0, "parts": 2, "data": "AAAA"},
     ],

@@ -6,12 +6,12 @@ A pure function of its inputs: no clock, no I/O, no randomness, ties broken by n
 from __future__ import annotations
 
 from streams.core.planner.board import Board
-from streams.core.planner.inputs import ClusterInput, Plan, PlanInput, PlannerSettings
+from streams.core.planner.inputs import ClusterInput, Plan, PlanInput, PlannerSettings, measured_only
 from streams.core.planner.moves import empty, give_back
 from streams.core.planner.outcome import outcome
 from streams.core.planner.shed import shed
 
-__all__ = ["ClusterInput", "Plan", "PlanInput", "PlannerSettings", "plan"]
+__all__ = ["ClusterInput", "Plan", "PlanInput", "PlannerSettings", "measured_only", "plan"]
 
 
 def plan(inputs: PlanInput, settings: PlannerSettings) -> Plan:

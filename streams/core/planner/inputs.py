@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +100,24 @@ class PlanInput:
     """Shards whose load an announced event changes within the window."""
     joined: Set[int] = frozenset()
     """Shards that are away from home because a new cluster became their home."""
+    rehomed: Set[int] = frozenset()
+    """Shards that are away from home because an operator gave them another home."""
+
+
+def measured_only(inputs: PlanInput) -> PlanInput:
+    """Returns what a planner without any forecast sees: every column of load and capacity is column 0.
+
+    Where an announcement shapes the skew of a shard its slots count as equal: what is measured of
+    them is not known here.
+    """
+    still = np.zeros(inputs.load.shape[1], dtype=np.int64)
+    return replace(
+        inputs,
+        load=inputs.load[:, still],
+        skew={shard: skew for shard, skew in inputs.skew.items() if shard not in inputs.event_shards},
+        clusters=[replace(cluster, capacity=cluster.capacity[still]) for cluster in inputs.clusters],
+        event_shards=frozenset(),
+    )
 
 
 @dataclass(frozen=True)

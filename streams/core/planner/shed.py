@@ -112,11 +112,12 @@ def _relieve(board: Board, need: Need) -> Skip | None:
     if _send_home(board, need, order[loads[order] > 0], free, room, least):
         return None
     failures: dict[Skip, float] = {}
+    space = room.min(axis=1)
     for position in order[:CANDIDATES].tolist():
         if loads[position] <= 0:
             break
         shard = int(free[position])
-        targets = _targets(board, shard, need.cluster, room)
+        targets = _targets(board, shard, need.cluster, space)
         reason = _send(board, need, shard, targets, room, least)
         if reason is None:
             return None
@@ -157,13 +158,16 @@ def _send_home(
     return False
 
 
-def _targets(board: Board, shard: int, source: int, room: Floats) -> list[int]:
-    """Returns clusters that may take the shard's load, most room first."""
-    allowed = allowed_targets(board, shard, source)
+def _targets(board: Board, shard: int, source: int, space: Floats) -> list[int]:
+    """Returns clusters that may take the shard's load, most room first.
+
+    `space` is float64[clusters], cost units/s: the least room of the window.
+    """
+    allowed = allowed_targets(board, shard, source) & (space > 0)
     allowed[list(board.sources)] = False
-    space = preferred(board, shard, room.min(axis=1))
-    rows = np.flatnonzero(allowed & (room > 0).all(axis=1))
-    return [int(row) for row in rows[np.lexsort((rows, -space[rows]))][:TARGETS_TRIED]]
+    rows = np.flatnonzero(allowed)
+    wanted = preferred(board, shard, space)[rows]
+    return [int(row) for row in rows[np.lexsort((rows, -wanted))][:TARGETS_TRIED]]
 
 
 def allowed_targets(board: Board, shard: int, source: int) -> npt.NDArray[np.bool_]:
@@ -222,13 +226,14 @@ def _send(
 def _reason(board: Board, need: Need, shard: int) -> Reason:
     """Returns why the cluster sheds: measured now, announced, or forecast.
 
-    Column 0 counts as measured only if it is over with the capacity of now: an announced loss of
-    capacity later in the window is a forecast.
+    It is over now if it is above the limit of now, or as full as it will get in the window. Both with
+    the capacity of now: an announced loss of capacity later in the window is a forecast.
     """
-    now = float(board.clusters[need.cluster].capacity[0])
-    over_now = board.demand[need.cluster, 0] > board.limits.shed_above[0] * now
     if need.column > 0 and shard in board.inputs.event_shards:
         return Reason.EVENT
+    now = float(board.demand[need.cluster, 0]) / max(float(board.clusters[need.cluster].capacity[0]), EPS)
+    worst = float(board.demand[need.cluster, need.column]) / max(float(board.capacity[need.cluster]), EPS)
+    over_now = now > board.limits.shed_above[0] or now >= worst - EPS
     return Reason.OVERLOAD if over_now else Reason.PREDICTED_OVERLOAD
 
 

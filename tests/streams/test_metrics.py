@@ -1,0 +1,40 @@
+"""What a decision leaves in the balancer's metrics."""
+
+from __future__ import annotations
+
+from prometheus_client import REGISTRY
+
+from schemas.records import Decision, JudgedMove, Mode, Prediction, Reactive, Skip
+from streams import metrics
+
+
+def value(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def test_verdicts_on_moves_made_ahead_are_counted() -> None:
+    """By verdict; the lead of those that would have come later, and the overload avoided."""
+    names = [
+        ("foreshard_balancer_judged_moves_total", {"reactive": reactive.value}) for reactive in Reactive
+    ] + [
+        ("foreshard_balancer_lead_seconds_sum", {}),
+        ("foreshard_balancer_lead_seconds_count", {}),
+        ("foreshard_balancer_avoided_overload_seconds_total", {}),
+    ]
+    before = [value(name, **labels) for name, labels in names]
+
+    def judged(reactive: Reactive, lead_s: float = 0.0) -> JudgedMove:
+        return JudgedMove(
+            plan="1.1", shard=0, source="a", target="b", load_cps=1.0, reactive=reactive, lead_s=lead_s
+        )
+
+    seen = Prediction(
+        judged=[judged(Reactive.LATER, 110.0), judged(Reactive.LATER, 20.0), judged(Reactive.NEVER)],
+        avoided_overload_s=30.0,
+    )
+    decision = Decision(
+        epoch=1, round=2, at=0.0, mode=Mode.AUTO, version=1, skip=Skip.BALANCED, prediction=seen
+    )
+    metrics.observe_decision(decision)
+    after = [value(name, **labels) for name, labels in names]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [0, 2, 1, 130, 2, 30]
