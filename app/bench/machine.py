@@ -58,7 +58,7 @@ def _own() -> dict[str, str]:
 
 
 def _pinned(*peers: str) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for peer in peers:
         pins = dict(line.split("==") for line in (PEERS / peer / "requirements.txt").read_text().split())
         found |= {f"{peer}: {name}": pins[name] for name in SHOWN if name in pins}

@@ -148,9 +148,10 @@ def test_the_value_of_a_day_ago(run: Run) -> None:
     made = seasonal_naive(run.group)
     assert made[300, 0, 3] == values[304 - 144, 0]
     assert made[20, 0, 3] == values[20, 0]
-    unknown = 400 + 144 - 5
-    assert made[unknown, 1, 4] == values[unknown, 1]
-    assert made[unknown, 1, 3] == values[unknown + 4 - 144, 1]
+    unknown = int(np.flatnonzero(np.isnan(values[50:, 1]))[0]) + 50
+    before = unknown + 144 - 5
+    assert made[before, 1, 4] == values[before, 1]
+    assert made[before, 1, 3] == values[unknown - 1, 1]
 
 
 def test_the_exponential_mean_passes_over_what_is_unknown() -> None:
@@ -292,16 +293,16 @@ def test_series_that_are_too_slow_or_short_have_no_campaigns() -> None:
 
 
 def test_announced_starts_are_forecast_better(rates: list[Series], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Halved at least, already for the first campaigns; the world is the same."""
-    monkeypatch.setattr(campaigns, "FIRST_DAYS", 1.0)
+    """By a quarter at least, already for the third campaign of a kind; the world is the same."""
+    monkeypatch.setattr(campaigns, "FIRST_DAYS", 0.5)
     monkeypatch.setattr(campaigns, "TAUGHT", 2)
-    made = world(rates, by_kind=True, days=2.5)
+    made = world(rates, by_kind=True, days=1.9)
     assert made is not None
     told, silent = run_campaigns(made, announced=True), run_campaigns(made, announced=False)
     assert told.came.observed == silent.came.observed > 0
     assert told.came.wape is not None
     assert silent.came.wape is not None
-    assert told.came.wape < silent.came.wape / 2
+    assert told.came.wape < 0.75 * silent.came.wape
 
 
 # ---------------------------------------------------------------------------- the whole
@@ -328,13 +329,13 @@ def test_targets_are_judged_by_what_was_measured(run: Run) -> None:
     assert found["minute", "start ramp of announced campaigns, WAPE"] == (None, None)
 
 
-def test_lightgbm_may_be_better_but_not_cheaper(run: Run) -> None:
-    """Its accuracy is no target, its CPU is."""
-    rows = run.origins(0)
+def test_lightgbm_is_measured_but_no_target(run: Run) -> None:
+    """The others must be beaten, with a hundredth of their CPU."""
+    rows = run.origins(0)[:-HORIZON]
     exact = np.stack([run.group.values[rows + h, 0] for h in range(1, 3)], axis=1)
     paths = np.concatenate([exact, np.full((len(rows), HORIZON - 2), 1.0)], axis=1)
     models = [
-        model_of(name, [run], {(0, 0): rows[:-10]}, {(0, 0): paths[:-10]}, 0.1, refitted=True)
+        model_of(name, [run], {(0, 0): rows}, {(0, 0): paths}, 0.1, refitted=True)
         for name in ("LightGBM", "AutoETS")
     ]
     geomean = {"all": {"mean": 0.7}, "minute": {}}
@@ -342,7 +343,8 @@ def test_lightgbm_may_be_better_but_not_cheaper(run: Run) -> None:
     met = {one["measure"]: one["met"] for one in found if one["series"] == "all"}
     assert met["MAE / LightGBM's"] is None
     assert met["MAE / AutoETS's"] is True
-    assert met["CPU / LightGBM's"] is True
+    assert met["CPU / LightGBM's"] is None
+    assert met["CPU / AutoETS's"] is True
 
 
 def test_the_command_writes_a_report(tmp_path: Path) -> None:

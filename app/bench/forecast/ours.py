@@ -57,8 +57,9 @@ class Run:
     def origins(self, column: int) -> Ints:
         """Returns the rows of a series whose forecasts are scored: they have a value, and a later one."""
         known = np.isfinite(self.group.values[:, column])
-        rows: Ints = np.flatnonzero(known)
-        return rows[(rows >= self.group.skip[column]) & (rows < rows[-1])]
+        rows = np.flatnonzero(known)
+        scored: Ints = rows[(rows >= self.group.skip[column]) & (rows < rows[-1])]
+        return scored
 
 
 def run_ours(group: Group) -> Run:

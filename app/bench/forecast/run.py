@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from app.bench.forecast.baselines import run_baselines
-from app.bench.forecast.campaigns import MOST_DAYS, Starts, run_campaigns, world
+from app.bench.forecast.campaigns import MOST_DAYS, run_campaigns, world
 from app.bench.forecast.groups import grouped, usable
 from app.bench.forecast.ours import Run, run_ours
 from app.bench.forecast.peers import Sample, run_peers
@@ -49,10 +49,10 @@ def run_bench_forecast(order: Order) -> bool:
     found, unreadable = read_series(order.folder)
     series, unfit = usable(found)
     if not series:
-        raise ConfigError(f"no series in {order.folder}: a file needs a time and a value in every line")
+        raise ConfigError([f"no series in {order.folder}: a file needs a time and a value in every line"])
     results = Results(_ours(series, console), skipped=[*unreadable, *unfit])
     if not order.only_ours:
-        results = replace(results, scale=run_scale(), **_campaigns(series, order.quick, console))
+        results = _campaigns(replace(results, scale=run_scale()), series, order.quick, console)
         console.print("peers ...")
         models, missing = run_peers(results.runs, QUICK if order.quick else FULL, order.jobs)
         results = replace(results, models=[*run_baselines(results.runs), *models], missing=missing)
@@ -74,16 +74,17 @@ def _ours(series: Sequence[Series], console: Console) -> list[Run]:
     return runs
 
 
-def _campaigns(series: Sequence[Series], quick: bool, console: Console) -> dict[str, Starts | None]:
-    """Returns the starts as announced, without announcements, and with announcements wrong one by one."""
-    found: dict[str, Starts | None] = {}
+def _campaigns(results: Results, series: Sequence[Series], quick: bool, console: Console) -> Results:
+    """Returns the results with starts as announced, not announced, and announced wrong one by one."""
     days = QUICK_DAYS if quick else MOST_DAYS
-    for name, by_kind, announced in (
-        ("starts", True, True),
-        ("silent", True, False),
-        ("erratic", False, True),
-    ):
-        given = world(series, by_kind, days)
-        console.print(f"campaigns: {name} ...")
-        found[name] = run_campaigns(given, announced) if given else None
-    return found
+    alike, each = world(series, True, days), world(series, False, days)
+    if alike is None or each is None:
+        console.print("campaigns: no series has steps of 30 or 60 s and is long enough")
+        return results
+    console.print(f"campaigns: {len(alike.campaigns)} on {alike.counts.shape[1]} series, three times ...")
+    return replace(
+        results,
+        starts=run_campaigns(alike, announced=True),
+        silent=run_campaigns(alike, announced=False),
+        erratic=run_campaigns(each, announced=True),
+    )

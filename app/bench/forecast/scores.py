@@ -86,14 +86,18 @@ def model_of(
     cpu_s: float,
     refitted: bool,
 ) -> Model:
-    """Returns the model with these forecasts; paths: float64[n, horizon]; cpu_s: of one forecast."""
+    """Returns the model with these forecasts; paths: float64[n, horizon]; cpu_s: of one forecast.
+
+    Few origins are divided by the last value's error over all scored steps: that of a few may be near 0.
+    """
     theirs: dict[Place, Ratios | None] = {}
     mine: dict[Place, Ratios | None] = {}
     for place, rows in origins.items():
         run, column = runs[place[0]], place[1]
         values = run.group.values[:, column]
-        theirs[place] = relative(*errors(values, rows, paths[place]))
-        mine[place] = relative(*errors(values, rows, run.made[rows, column, 1:]))
+        naive = run.evaluation.naive_mae[column]
+        theirs[place] = relative(errors(values, rows, paths[place])[0], naive)
+        mine[place] = relative(errors(values, rows, run.made[rows, column, 1:])[0], naive)
     return Model(name, 1e6 * cpu_s, sum(len(rows) for rows in origins.values()), theirs, mine, refitted)
 
 

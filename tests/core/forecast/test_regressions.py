@@ -87,7 +87,7 @@ def check(forecaster: Forecaster, largest: float) -> None:
     [
         (nothing, 1.0, 1.0),
         (spike, 1.0, 1.2),
-        (spikes_in_a_row, 1.0, 2.0),  # ten minutes until the means have forgotten them
+        (spikes_in_a_row, 1.0, 2.5),
         (day_of_zeros, 1.0, 1.5),
         (unknown, 1.0, 1.1),
         (gap_of_an_hour, 1.0, 1.1),
