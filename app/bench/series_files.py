@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def _files(folder: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def _opened(name: str, stream: IO[bytes]) -> IO[bytes]:
-    return gzip.open(stream) if name.endswith(".gz") else stream
+    return cast("IO[bytes]", gzip.open(stream)) if name.endswith(".gz") else stream
 
 
 def _series(name: str, stream: IO[bytes]) -> Series | Skipped:
