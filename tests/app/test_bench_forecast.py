@@ -18,11 +18,13 @@ from app.bench.forecast.campaigns import CANCELLED, run_campaigns, world
 from app.bench.forecast.groups import WEEK_S, Group, grouped, usable
 from app.bench.forecast.ours import HORIZON, Run, run_ours
 from app.bench.forecast.peers import Sample, run_peers
+from app.bench.forecast.report import Results, report
 from app.bench.forecast.scores import errors, geometric, model_of, ours, relative
 from app.bench.forecast.targets import Measured, targets
 from app.bench.peers import Environment, Missing
 from app.bench.series_files import Series
 from app.cli import main
+from streams.core.forecast import Evaluation
 from streams.core.forecast.profile import Floats
 
 PEERS = Path(__file__).parents[2] / "bench" / "peers"
@@ -303,6 +305,10 @@ def test_announced_starts_are_forecast_better(rates: list[Series], monkeypatch: 
     assert told.came.wape is not None
     assert silent.came.wape is not None
     assert told.came.wape < 0.75 * silent.came.wape
+    empty = Group(("a",), 60.0, 0, np.ones((1, 1)), np.array([0]))
+    unscored = Evaluation(*np.zeros((3, 1, HORIZON + 1)))
+    whole = report(Results([Run(empty, unscored, np.zeros((1, 1, HORIZON + 1)), 1.0)], starts=told))
+    assert json.loads(json.dumps(whole))["campaign_wape"] == told.came.wape
 
 
 # ---------------------------------------------------------------------------- the whole
@@ -373,4 +379,5 @@ def test_the_command_writes_a_report(tmp_path: Path) -> None:
 def test_a_folder_without_series_says_so(tmp_path: Path) -> None:
     """What is missing, and where."""
     done = CliRunner().invoke(main, ["bench", "forecast", "--series", str(tmp_path)])
-    assert done.exit_code != 0
+    assert done.exit_code == 1
+    assert f"no series in {tmp_path}" in done.output

@@ -159,8 +159,8 @@ class Errors:
 
     def add(self, made: float, truth: float) -> None:
         """Takes one forecast and what came."""
-        self.error += abs(made - truth)
-        self.observed += truth
+        self.error += float(abs(made - truth))
+        self.observed += float(truth)
 
     @property
     def wape(self) -> float | None:

@@ -18,7 +18,7 @@ from app.bench.forecast.report import Results, report, show
 from app.bench.forecast.scale import run_scale
 from app.bench.report import write
 from app.bench.series_files import Series, read_series
-from schemas.errors import ConfigError
+from schemas.errors import ForeshardError
 
 FULL, QUICK = Sample(origins=20, days=6), Sample(origins=3, days=1)
 QUICK_DAYS = 8.0
@@ -49,7 +49,7 @@ def run_bench_forecast(order: Order) -> bool:
     found, unreadable = read_series(order.folder)
     series, unfit = usable(found)
     if not series:
-        raise ConfigError([f"no series in {order.folder}: a file needs a time and a value in every line"])
+        raise ForeshardError(f"no series in {order.folder}: a file needs a time and a value in every line")
     results = Results(_ours(series, console), skipped=[*unreadable, *unfit])
     if not order.only_ours:
         results = _campaigns(replace(results, scale=run_scale()), series, order.quick, console)
