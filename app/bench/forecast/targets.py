@@ -20,6 +20,8 @@ STEP_US_LIMIT = 300.0
 STEP_S_LIMIT = 30.0
 """A step of all series must be done before the next one begins."""
 CPU_PART = 0.01
+LEAST_ORIGINS = 200
+"""With fewer, over all series, chance decides who is better: nothing is judged."""
 UNJUDGED = "LightGBM"
 """The one peer that may be better: it looks at all history again, once a day."""
 
@@ -85,7 +87,8 @@ def _against(found: Measured, minute: bool) -> list[Target]:
         if not theirs:
             continue
         ratio = mine["mean"] / theirs["mean"]
-        entries = [_most(f"MAE / {model.name}'s", where, 1.0, ratio)]
+        entry = _most(f"MAE / {model.name}'s", where, 1.0, ratio)
+        entries = [entry if model.origins >= LEAST_ORIGINS else entry | {"met": None}]
         if not minute:
             part = found.cpu_us_per_step / model.cpu_us_per_step
             entries.append(_most(f"CPU / {model.name}'s", where, CPU_PART, part))
