@@ -231,10 +231,10 @@ def slots_of(segments: Sequence[Segment], cluster: str) -> list[int]:
 
 def ranges(slots: Iterable[int]) -> list[tuple[int, int]]:
     """Returns the slots as sorted half-open ranges: {7, 3, 4} -> [(3, 5), (7, 8)]."""
-    found: list[tuple[int, int]] = []
-    for slot in sorted(set(slots)):
-        if found and found[-1][1] == slot:
-            found[-1] = (found[-1][0], slot + 1)
-        else:
-            found.append((slot, slot + 1))
-    return found
+    given = slots if isinstance(slots, np.ndarray) else np.fromiter(slots, dtype=np.int64)
+    if not len(given):
+        return []
+    ordered = np.sort(given)
+    gaps = np.flatnonzero(ordered[1:] - ordered[:-1] > 1)
+    starts = [int(ordered[0]), *ordered[gaps + 1].tolist()]
+    return list(zip(starts, [*(ordered[gaps] + 1).tolist(), int(ordered[-1]) + 1], strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import numpy.typing as npt
 
@@ -59,19 +61,20 @@ class Board:
         self.mean_capacity = float(taking_part.mean()) if taking_part.size else 0.0
 
     def _read_mapping(self) -> None:
-        """Fills `home`, `holders` (shard -> cluster -> share of load), `members` (the reverse)."""
+        """Fills `home`, `members` (cluster -> shard -> share of load), `_spread` (the reverse) and `away`.
+
+        Most shards are whole at home: they are in `members` only.
+        """
         self.home = [self.row[record.home] for record in self.inputs.records]
-        self.holders: list[dict[int, float]] = []
         self.members: list[dict[int, float]] = [{} for _ in self.clusters]
+        self._spread: dict[int, dict[int, float]] = {}
         self.away: set[int] = set()
         for shard, record in enumerate(self.inputs.records):
-            home = self.home[shard]
-            if len(record.segments) == 1 and record.segments[0][2] == record.home:
-                self.holders.append({home: 1.0})
+            home, segments = self.home[shard], record.segments
+            if len(segments) == 1 and segments[0][2] == record.home:
                 self.members[home][shard] = 1.0
                 continue
-            shares = self._shares(shard, record.segments)
-            self.holders.append(shares)
+            shares = self._spread[shard] = self._shares(shard, segments)
             if set(shares) != {home}:
                 self.away.add(shard)
             for cluster, share in shares.items():
@@ -86,15 +89,18 @@ class Board:
             shares[cluster] = shares.get(cluster, 0.0) + part
         return shares
 
+    def holders(self, shard: int) -> dict[int, float]:
+        """Returns cluster -> share of the shard's load, for every cluster that has slots of it."""
+        return self._spread.get(shard) or {self.home[shard]: 1.0}
+
     def _held_load(self) -> Floats:
         """Returns the load that each cluster holds, float64[clusters, columns]."""
-        held = np.zeros((len(self.clusters), self.load.shape[1]))
-        for cluster, members in enumerate(self.members):
-            if members:
-                shards = np.fromiter(members.keys(), dtype=np.int64, count=len(members))
-                shares = np.fromiter(members.values(), dtype=np.float64, count=len(members))
-                held[cluster] = shares @ self.load[shards]
-        return held
+        count = len(self.clusters)
+        rows = np.repeat(np.arange(count), [len(members) for members in self.members])
+        shards = np.fromiter(chain.from_iterable(self.members), dtype=np.int64, count=len(rows))
+        shares = chain.from_iterable(members.values() for members in self.members)
+        parts = np.fromiter(shares, dtype=np.float64, count=len(rows))[:, None] * self.load[shards]
+        return np.stack([np.bincount(rows, column, count) for column in parts.T], axis=1)
 
     def _limits(self) -> Limits:
         """Returns the limits over known clusters; load on leaving ones counts, as it must go there."""
@@ -150,7 +156,7 @@ class Board:
 
     def foreign(self, shard: int) -> set[int]:
         """Returns the clusters besides its home that hold slots of the shard."""
-        return set(self.holders[shard]) - {self.home[shard]}
+        return set(self.holders(shard)) - {self.home[shard]}
 
     def locked(self, shard: int, cluster: int) -> bool:
         """Returns whether slots of the shard arrived at the cluster too recently to leave it."""
@@ -164,7 +170,7 @@ class Board:
         owners = self._slot_owners(shard)
         owners[slots] = target
         left = bool((owners == source).any())
-        held = self.holders[shard]
+        held = self._spread.setdefault(shard, self.holders(shard))
         if not left:
             share = held[source]
         self._set(shard, source, held[source] - share if left else None)
@@ -179,7 +185,7 @@ class Board:
                 shard=shard,
                 source=self.names[source],
                 target=self.names[target],
-                slots=ranges(slots.tolist()),
+                slots=ranges(slots),
                 load_cps=max(float(moved[0]), 0.0),
                 reason=reason,
             )
@@ -188,9 +194,9 @@ class Board:
 
     def _set(self, shard: int, cluster: int, share: float | None) -> None:
         if share is None:
-            del self.holders[shard][cluster], self.members[cluster][shard]
+            del self._spread[shard][cluster], self.members[cluster][shard]
         else:
-            self.holders[shard][cluster] = self.members[cluster][shard] = max(share, 0.0)
+            self._spread[shard][cluster] = self.members[cluster][shard] = max(share, 0.0)
 
 
 def parts(room: Floats, load: Floats) -> Floats:

@@ -72,7 +72,7 @@ def give_back(board: Board) -> None:
         if len(board.moves) - first >= board.settings.max_returns:
             return
         home, load = board.home[shard], board.load[shard]
-        share, peak = board.holders[shard][holder], float(load.max())
+        share, peak = board.holders(shard)[holder], float(load.max())
         most = (board.budget_left + EPS) / load[0] if load[0] > 0 else np.inf
         if most < share and most * peak < least:
             continue
@@ -110,7 +110,7 @@ def _returnable(board: Board) -> list[tuple[int, int]]:
         if inputs.now - inputs.moved.get(shard, -np.inf) <= settings.dwell_s:
             continue
         peak = float(board.load[shard].max())
-        for holder, share in board.holders[shard].items():
+        for holder, share in board.holders(shard).items():
             if holder != home and board.source_ok[holder] and not board.locked(shard, holder):
                 found.append((share * peak, shard, holder))
     return [(shard, holder) for _, shard, holder in sorted(found)]
