@@ -63,10 +63,11 @@ def show(round_id: str, config_path: Path | None, as_json: bool) -> None:
     click.echo(f"round {decision.id} at {operators.shown_time(decision.at)}: {_outcome(decision)}")
     if decision.detail:
         click.echo(decision.detail)
-    _details(decision)
+    show_details(decision)
 
 
-def _details(decision: Decision) -> None:
+def show_details(decision: Decision) -> None:
+    """Prints what a round saw, moved and could not move."""
     if decision.clusters:
         rows = [
             (

@@ -191,6 +191,7 @@ class Leader:
             new_homes=new_homes,
             settled=self.settled,
         )
+        self.away = {shard: stay for shard, stay in self.away.items() if shard not in new_homes}
         if reason is not None:
             records = [record.model_copy(update={"reason": reason.value}) for record in records]
         decision = self.plain(now, meta.version, detail, command=command)

@@ -96,20 +96,19 @@ def apply_rehome(leader: Leader, command: Rehome, now: float) -> Outcome:
 def settle_in(leader: Leader, now: float) -> list[Out]:
     """Returns the plan that makes their cluster the home of shards that were there for a day, if any.
 
-    There: with most of its slots, all the time, while both that cluster and the home are active. Only
-    where rounds may move something: what an operator holds back is not held to be settled.
+    There: with most of its slots, all the time since it has its home, while both clusters are active.
+    Only where rounds may move something: what an operator holds back is not held to be settled.
     """
     snapshot = leader.snapshot
     if snapshot is None:
         return []
     active = {name for name, c in leader.clusters.items() if c.state is ClusterState.ACTIVE}
-    following = leader.joined | leader.rehomed
     away: dict[int, tuple[str, float]] = {}
     for record in snapshot.records:
         if record.segments[0][2] == record.home and len(record.segments) == 1:
             continue
         holder = _holder(record)
-        if record.shard in following or holder == record.home or not {holder, record.home} <= active:
+        if holder == record.home or not {holder, record.home} <= active:
             continue
         before, since = leader.away.get(record.shard, (holder, now))
         away[record.shard] = (holder, since if before == holder else now)
@@ -117,7 +116,6 @@ def settle_in(leader: Leader, now: float) -> list[Out]:
     new = {shard: holder for shard, (holder, since) in away.items() if now - since >= STAYED_S}
     if not new or leader.mode is not Mode.AUTO or leader.frozen:
         return []
-    leader.away = {shard: stay for shard, stay in away.items() if shard not in new}
     who = "1 shard" if len(new) == 1 else f"{len(new)} shards"
     detail = f"away for a day, now at home where most of its slots are: {who}"
     return leader.rewritten(snapshot, now, detail, new, reason=Reason.REHOME)

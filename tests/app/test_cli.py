@@ -17,7 +17,9 @@ from click.testing import CliRunner, Result
 from app import operators
 from app.cli import main
 from app.cli.common import print_table
+from app.cli.rounds import show_details
 from schemas.errors import ForeshardError
+from schemas.records import Decision, JudgedMove, Mode, Prediction, Reactive
 
 ROOT = Path(__file__).parents[2]
 NOW = 1_700_000_000.0  # 2023-11-14T22:13:20Z
@@ -307,3 +309,17 @@ def test_an_empty_table_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> N
     """A heading over nothing helps nobody."""
     print_table(["name"], [], empty="none yet; type `x`")
     assert capsys.readouterr().out == "none yet; type `x`\n"
+
+
+def test_a_round_shows_what_prediction_was_worth(capsys: pytest.CaptureFixture[str]) -> None:
+    """How many moves were made ahead, and the verdict on each that is known."""
+    judged = [
+        JudgedMove(plan="1.7", shard=3, source="a", target="b", load_cps=9.5, reactive=reactive, lead_s=lead)
+        for reactive, lead in ((Reactive.LATER, 110.0), (Reactive.NEVER, 0.0))
+    ]
+    seen = Prediction(ahead=2, unjudged=5, judged=judged, avoided_overload_s=30.0)
+    show_details(Decision(epoch=1, round=9, at=NOW, mode=Mode.AUTO, version=4, prediction=seen))
+    said = capsys.readouterr().out
+    assert "made ahead of load: 2 of its moves; not judged yet: 5; overload avoided" in said
+    assert [line.split()[-1] for line in said.splitlines()[2:]] == ["later", "never"]
+    assert "110 s later" in said

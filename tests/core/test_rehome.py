@@ -236,3 +236,16 @@ def test_a_successor_knows_how_long_shards_have_been_away() -> None:
     world = strayed()
     heir = successor(world).lead()
     assert heir.rounds.away == world.rounds.away != {}
+
+
+def test_a_new_home_begins_a_new_day() -> None:
+    """A shard that was away for 23 hours gets another home by command: its day begins again."""
+    world = strayed()
+    shard, (cluster, since) = next(iter(sorted(world.rounds.away.items())))
+    (other,) = {"c1", "c2", "c3"} - {cluster, "c1"}
+    world.now = since + 23 * 3600
+    assert answer(world.command(rehome([(shard, other)]))).accepted
+    assert shard not in world.rounds.away
+    settle_in(world.rounds, since + STAYED_S)
+    assert shard not in {r.shard for r in world.rounds.snapshot.records if r.home == cluster}  # type: ignore[union-attr]
+    assert world.rounds.away[shard] == (cluster, since + STAYED_S)
