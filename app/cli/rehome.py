@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ import numpy.typing as npt
 from app import operators
 from app.cli.common import config_option, json_option, print_json, print_table, read_config
 from app.cli.control import say, wait_option
-from schemas.errors import NotReadyError
+from app.config import Config
+from schemas.errors import InvalidRecordError, NotReadyError
 from schemas.records import SLOTS, ClusterState, MappingRecord, Rehome
 from streams.core.planner import PlannerSettings
 
@@ -93,17 +95,22 @@ def rehome(days: float, apply_it: bool, config_path: Path | None, as_json: bool,
     homes = propose(load, [record.home for record in snapshot.records], capacities)
     proposal = Proposal(load, snapshot.records, capacities, homes)
     known_days = len(history.steps) * 30.0 / DAY_S
-    if as_json:
-        print_json(_json(proposal, known_days))
-    else:
-        _show(proposal, config.rounds.planner)
     if known_days < SHORT * days:
         click.echo(f"note: only {known_days:.1f} of {days:g} days are stored", err=True)
+    if as_json:
+        answer = operators.command(config, _command(config, homes), wait=wait) if apply_it and homes else None
+        print_json(_json(proposal, known_days) | {"answer": answer.text if answer else None})
+        if answer is not None and not answer.accepted:
+            sys.exit(InvalidRecordError.exit_status)
+        return
+    _show(proposal, config.rounds.planner)
     if apply_it and homes:
-        command = Rehome(
-            id=operators.new_id("rehome"), at=now, by=operators.who(), homes=sorted(homes.items())
-        )
-        say(config, command, wait=wait)
+        say(config, _command(config, homes), wait=wait)
+
+
+def _command(config: Config, homes: Mapping[int, str]) -> Rehome:
+    new = sorted(homes.items())
+    return Rehome(id=operators.new_id("rehome"), at=config.clock.now(), by=operators.who(), homes=new)
 
 
 def _show(proposal: Proposal, settings: PlannerSettings) -> None:

@@ -83,7 +83,7 @@ class Foresight:
         judged += self._give_up(inputs.now, moves)
         ahead = [move for move in moves if move.reason in AHEAD]
         at_once = self._take(inputs, ahead, plan_id, settings) if ahead else []
-        if not (ahead or judged or self._made):
+        if not (ahead or judged or avoided_s or self._made):
             return None
         return Prediction(
             ahead=len(ahead) - len(at_once),

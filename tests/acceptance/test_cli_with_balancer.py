@@ -359,6 +359,7 @@ def test_stored_load_is_exported_and_makes_homes(led: Led, tmp_path: Path) -> No
         return {record["shard"]: record["home"] for record in led.json("mapping", "show")["records"]}
 
     assert homes() != homes() | new, "showing changes nothing"
+    assert proposal["answer"] is None
     assert f"{len(new)} of 16 shards have new homes" in led.ok("rehome", "--days", "0.05", "--apply")
     assert homes() == homes() | new
     newest = led.json("rounds", "list", "--plans", "-n", "1")[0]

@@ -179,3 +179,26 @@ def test_measured_only_sees_column_0_everywhere() -> None:
     assert seen.clusters[0].capacity.tolist() == [100.0] * COLUMNS
     assert seen.event_shards == frozenset()
     assert plan(seen, WIDE).moves == []
+
+
+@pytest.mark.parametrize("comes", [jump, slope])
+def test_the_model_agrees_with_a_life_without_forecasts(comes: Loads) -> None:
+    """The same load under the reactive planner itself, queues included: as much overload, moved as late."""
+    ahead, without = Life(comes, comes), Life(comes, comes)
+    ahead.run(minutes=20)
+    queue, overload_s = 0.0, 0.0
+    for number in range(120):
+        at = number * ROUND_S
+        inputs = replace(without.inputs(at), clusters=[cluster("a", backlog=queue), *CLUSTERS[1:]])
+        made = plan(measured_only(inputs), SETTINGS)
+        over = made.demand["a"][0] - 100.0
+        overload_s += ROUND_S if over > 0 else 0.0
+        queue = max(queue + ROUND_S * (over - queue / SETTINGS.backlog_clear_s), 0.0)
+        without.records = after(inputs, made.moves)
+        for move in made.moves:
+            without.made.append((at, move))
+            without.arrived[move.shard, move.target] = without.moved[move.shard] = inputs.now
+    assert ahead.avoided_s == pytest.approx(overload_s, abs=20)
+    lead_s = max(item.lead_s for item in ahead.judged)
+    first_ahead, first_without = (min(at for at, _ in life.made) for life in (ahead, without))
+    assert lead_s == pytest.approx(first_without - first_ahead, abs=20)

@@ -47,6 +47,16 @@ def test_measured_overload_is_called_overload() -> None:
     assert [move.reason for move in made.moves] == [Reason.OVERLOAD]
 
 
+def test_what_gets_no_worse_is_called_overload() -> None:
+    """At .85 now and .84 from the next column on: over the limit of the window, and nothing is to come."""
+    falling = np.array([85.0, *[84.0] * 10])
+    made = plan(world([falling, 10.0], ["a", "b"], [cluster("a"), cluster("b")]), WIDE)
+    assert [move.reason for move in made.moves] == [Reason.OVERLOAD]
+    rising = np.array([84.0, *[85.0] * 10])
+    made = plan(world([rising, 10.0], ["a", "b"], [cluster("a"), cluster("b")]), WIDE)
+    assert [move.reason for move in made.moves] == [Reason.PREDICTED_OVERLOAD]
+
+
 def test_announced_load_is_called_event() -> None:
     """The same ramp on a shard that an event touches."""
     inputs = world([ramp(60, 100), 20.0], ["a", "b"], [cluster("a"), cluster("b")], event_shards={0})
