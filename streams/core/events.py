@@ -28,6 +28,10 @@ SMALL_UPLIFT = 1.05
 """A relative effect up to this is ignored: it cannot be told from noise."""
 HEADROOM_S = 90.0
 """This near its start, an event may be on early: its full effect (that of start + 60 s) is expected."""
+PUNCTUAL_S = 120.0
+"""Events start and end within this of their announced times, mostly (standard deviation 45 s)."""
+PLAIN = 0.1
+"""An effect of less than a tenth disturbs no forecast."""
 KEPT_S = 28 * 86_400.0
 """How long a past event is kept: stored history is learned again at every start."""
 SAMPLES = 6
@@ -252,11 +256,29 @@ class EventBook:
             base[:, shard] /= float(factor.mean())
         return base
 
-    def learn(self, start: float, step_s: float, counts: Floats, usual: Floats) -> None:
+    def unsure(self, start: float, step_s: float, counts: Floats) -> NDArray[np.bool_]:
+        """Returns bool[series]: whose requests in a step cannot be told apart from an event's.
+
+        So near its start or end an event may be on or not, and `deflate` takes out what is not there,
+        or leaves what is. counts: as in `deflate`.
+        """
+        middle = start + step_s / 2
+        found = np.zeros(len(self._names), dtype=np.bool_)
+        for placed in self._at(np.array([start - PUNCTUAL_S, start + step_s + PUNCTUAL_S])):
+            event = placed.event
+            if min(abs(middle - event.start), abs(middle - event.end)) < PUNCTUAL_S:
+                for series in placed.series or {number for number, *_ in placed.keys}:
+                    total = float(counts[series].sum())
+                    full = placed.full(step_s)
+                    size = full.factor or full.added / max(total, 1.0)
+                    found[series] |= size > PLAIN
+        return found
+
+    def learn(self, start: float, step_s: float, counts: Floats, usual: Floats, expected: Floats) -> None:
         """Learns from the requests of one step how far the events that are near or on can be trusted.
 
         counts: as in `deflate`; usual: float64[series, shards], the usual requests at this time, in any unit,
-        or NaN.
+        or NaN; expected: likewise, the requests that were forecast for this step without events.
         """
         middle = start + step_s / 2
         times = start + step_s * (np.arange(SAMPLES) + 0.5) / SAMPLES
@@ -270,7 +292,10 @@ class EventBook:
                     load = float(placed.scope(self.deflate(start, step_s, counts)).sum())
                 finally:
                     self._left_out = ""
-                expected = float(placed.scope(usual).sum())
-                log_usual = float(np.log(expected)) if expected > 0 else float("nan")
                 effects = placed.effect(times, step_s), placed.full(step_s)
-                self.trust.learn(event, (middle, step_s), load, *effects, log_usual)
+                logs = [_log(float(placed.scope(loads).sum())) for loads in (usual, expected)]
+                self.trust.learn(event, (middle, step_s), load, *effects, *logs)
+
+
+def _log(load: float) -> float:
+    return float(np.log(load)) if load > 0 else float("nan")

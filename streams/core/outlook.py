@@ -62,9 +62,12 @@ class Outlook:
         counts = None
         if step.counts is not None:
             usual = np.exp(self.forecaster.usual(step.index))[:, None] * self.shares.share
-            events.learn(step.index * STEP_S, STEP_S, step.counts, usual)
+            expected = self.forecaster.forecast()[:, 1:2] * self.shares.share
+            events.learn(step.index * STEP_S, STEP_S, step.counts, usual, expected)
             counts = events.deflate(step.index * STEP_S, STEP_S, step.counts)
-            self.shares.update(counts)
+            unsure = events.unsure(step.index * STEP_S, STEP_S, counts)
+            counts = np.where(unsure[:, None], np.nan, counts)
+            self.shares.update(np.nan_to_num(counts))
             self.costs.count(step.counts.sum(axis=1) / STEP_S)
         unknown = np.full(len(self.rules.series), np.nan)
         self.forecaster.learn(step.index, unknown if counts is None else counts.sum(axis=1))

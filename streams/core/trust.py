@@ -32,6 +32,8 @@ LEVEL_RATE, NOISE_RATE = 0.1, 0.02
 WANDER = 0.15
 """The level wanders by this part of the noise in a step."""
 LEAST_NOISE, FIRST_NOISE = 0.02, 0.3
+FORECAST_SD = 0.1
+"""How far off a forecast is taken to be, where an event was announced too late to learn its level."""
 LEAST_LEFT = 0.05
 """At least this part of a load is there without an event that adds to it."""
 ENOUGH = 10
@@ -83,13 +85,19 @@ class Track:
             rate = max(NOISE_RATE, 1 / (self.seen - 1))
             self.noise = max(self.noise + rate * (min(size, 5 * self.noise) - self.noise), LEAST_NOISE)
 
-    def begin(self, kind: Kind, z: float, effect: Effect) -> None:
-        """Starts to follow kappa, from what is thought of its kind; z = log of the load in this step."""
+    def begin(self, kind: Kind, z: float, effect: Effect, expected: float) -> None:
+        """Starts to follow kappa, from what is thought of its kind.
+
+        z, expected: log of the load in this step, and of what is forecast for it without the event, or NaN.
+        """
         self.begun = True
         self.kappa = kind.mean
         self.kappa_variance = kind.variance + EVENT_SD**2
         if self.seen >= ENOUGH:
             self.level_variance = max(1e-4, LEVEL_RATE / (2 - LEVEL_RATE) * self.noise**2)
+        elif isfinite(expected):
+            self.level, self.noise = expected, FORECAST_SD
+            self.level_variance = FORECAST_SD**2
         else:
             self.level = effect.without(z, self.kappa)
             self.level_variance = FIRST_NOISE**2 + (z - self.level) ** 2
@@ -166,12 +174,20 @@ class Trust:
         return event.id not in self.settled and time >= event.start - WATCH_S
 
     def learn(
-        self, event: Event, step: tuple[float, float], load: float, effect: Effect, full: Effect, usual: float
+        self,
+        event: Event,
+        step: tuple[float, float],
+        load: float,
+        effect: Effect,
+        full: Effect,
+        usual: float,
+        expected: float,
     ) -> None:
         """Learns from one step.
 
         step: (middle, seconds); load: requests in it where the event acts, without other events' effects;
-        effect: what was declared for it, full: at its height; usual: log of the usual load then, or NaN.
+        effect: what was declared for it, full: at its height; usual, expected: log of the usual load then,
+        and of what was forecast without the event, or NaN.
         """
         time, step_s = step
         kind = self.kind(event)
@@ -185,7 +201,7 @@ class Trust:
             track.before(z)
             return
         if not track.begun:
-            track.begin(kind, z, effect)
+            track.begin(kind, z, effect, expected)
         unsure = min(abs(time - event.start), abs(time - event.end)) < JITTER_S
         track.follow(z, effect, JITTER * abs(full.size(track.level)) if unsure else 0.0)
         if time >= event.end + SETTLE_S:

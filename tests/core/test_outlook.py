@@ -148,6 +148,35 @@ def test_learning_takes_announced_load_out_of_the_shares() -> None:
     assert np.allclose(outlook.shares.share[0], before, atol=1e-3)
 
 
+@pytest.mark.parametrize("late", [-2, 2])
+def test_an_event_that_is_not_punctual_disturbs_no_forecast(late: int) -> None:
+    """It starts a minute early or late: what is usual without it is forecast on as if it were not there."""
+    outlook, undisturbed, events = taught(), taught(), EventBook(RULES, ())
+    start = now_of(outlook) + 4 * STEP_S
+    events.add(typed(start, start + 3600, uplift=3.0))
+    for number in range(12):
+        index = (outlook.newest_step or 0) + 1
+        counts = np.rint(even(160.0 * (1.0 + 0.3 * np.sin(2 * np.pi * index / 240)), 16.0) * STEP_S)
+        undisturbed.learn(Step(index, counts), EventBook(RULES, ()))
+        outlook.learn(Step(index, counts * ([[3.0], [1.0]] if number >= 4 + late else 1.0)), events)
+        found, wanted = outlook.forecaster.forecast()[0], undisturbed.forecaster.forecast()[0]
+        assert np.allclose(found[1:], wanted[1:], rtol=0.25)  # it was a third to a half
+        assert np.allclose(outlook.shares.share, undisturbed.shares.share, atol=1e-3)
+
+
+def test_a_small_event_is_learned_through() -> None:
+    """What adds less than a tenth to a type makes none of its steps unknown."""
+    events = EventBook(RULES, ())
+    counts = even(160.0, 16.0) * STEP_S
+    user, _ = user_in(range(SHARDS))
+    events.add(campaign(START, START + 3600, user, 10.0))
+    assert not events.unsure(START, STEP_S, counts).any()
+    events.add(campaign(START, START + 3600, user, 20.0))
+    assert events.unsure(START, STEP_S, counts).tolist() == [True, False]
+    assert events.unsure(START + 3570, STEP_S, counts).tolist() == [True, False]
+    assert not events.unsure(START + 600, STEP_S, counts).any()
+
+
 def test_hot_slot_carries_its_own_weight() -> None:
     """A slot with more than four times the mean of its shard is measured; the rest share what is left."""
     demand = look(Outlook(RULES), even(160.0), hot={3 * SLOTS + 7: 5.0, 4 * SLOTS: 0.01})

@@ -54,7 +54,7 @@ class Course:
     def run(self, until: float) -> None:
         while self.time < until:
             counts = self.rng.poisson(self.expected()).astype(np.float64)
-            self.book.learn(self.time, STEP_S, counts, self.usual)
+            self.book.learn(self.time, STEP_S, counts, self.usual, NO_USUAL)
             self.time += STEP_S
 
 
@@ -134,7 +134,7 @@ def test_the_usual_change_of_the_day_is_not_the_events_doing() -> None:
     while course.time < 5500.0:
         rise = 1.0 + min(max((course.time - 3900.0) / 600.0, 0.0), 1.0)
         counts = course.rng.poisson(course.expected() * rise).astype(np.float64)
-        course.book.learn(course.time, STEP_S, counts, np.full((3, 16), rise))
+        course.book.learn(course.time, STEP_S, counts, np.full((3, 16), rise), NO_USUAL)
         course.time += STEP_S
     assert course.book.trust.kappa(event) < 0.2
 
