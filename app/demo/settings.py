@@ -68,7 +68,8 @@ def write_config(
         lines += [f"cost = {rule.cost}"]
     lines += ["", "[clock]", f"start = {clock.start!r}", f"t0 = {clock.t0!r}"]
     lines += [f"time_scale = {clock.time_scale!r}"]
-    lines += ["", "[balancer]", f"dwell_s = {DWELL_S}", f"policy = {_text(policy)}"]
+    lines += ["", "[balancer]", f"dwell_s = {DWELL_S}"]
+    lines += [f"policy = {_text(policy)}"] * (policy != "predictive")
     lines += ["", "[router]", f"group = {_text(names.prefix + 'router')}", 'instance = "demo"']
     lines += ["", "[web]", f"port = {free_port_base()}", ""]
     path.write_text("\n".join(lines), encoding="utf-8")

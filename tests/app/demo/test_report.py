@@ -156,7 +156,7 @@ def test_report_shows_every_figure(traffic: Traffic) -> None:
         "history_requests": 9,
         "capacity_per_wall_s": {"a": 5.0},
         "planned_utilisation": 0.6,
-        "campaign": {"keys": 2, "requests_per_wall_s": 5.0, "from_s": 1.0, "to_s": 2.0},
+        "campaign": {"keys": 2, "requests_per_wall_s": 5.0, "from_s": 1.0, "to_s": 2.0, "announced": True},
         "dwell_s": 180.0,
     }
     show(Console(file=out, width=120), facts, ["a"], passes)
