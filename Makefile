@@ -7,7 +7,7 @@ SECONDS_PER_PASS ?= 120
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check format bench-router lock clean
+.PHONY: help env demo test check format bench-router bench-balance lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ format: env ## put the sources into the form that check wants
 
 bench-router: env ## routing against Kafka Streams, Quix, Faust and a bare loop, about 45 min (ARGS=--quick: 10)
 	@$(BIN)/foreshard bench router --json bench/results/router-$$(date +%F).json $(ARGS)
+
+bench-balance: env ## balancing policies on simulated days (TRACES=folder of recorded series; ARGS=... as in foreshard bench balance)
+	@test -n "$(TRACES)" || { echo "name a folder of recorded series: make bench-balance TRACES=..." >&2; exit 1; }
+	@$(BIN)/foreshard bench balance --traces "$(TRACES)" --json bench/results/balance-$$(date +%F).json $(ARGS)
 
 lock: ## newest versions that pyproject.toml allows, written to deploy/constraints.txt
 	@rm -rf .work/lock && $(PYTHON) -m venv .work/lock

@@ -8,7 +8,19 @@ from typing import Any
 import click
 from confluent_kafka import KafkaException
 
-from app.cli import bench, clusters, configuration, control, events, keys, mapping, processes, rounds, topics
+from app.cli import (
+    bench,
+    clusters,
+    configuration,
+    control,
+    events,
+    keys,
+    mapping,
+    processes,
+    rounds,
+    simulate,
+    topics,
+)
 from schemas.errors import ForeshardError
 
 
@@ -47,6 +59,7 @@ for command in (
     processes.balancer,
     processes.reporter,
     processes.demo,
+    simulate.simulate,
     bench.bench,
     topics.topics,
     clusters.clusters,
