@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from app.bench.balance_targets import FIELDS, means, targets
 from app.bench.machine import machine
-from app.bench.plan_times import plan_times_ms
+from app.bench.plan_times import SIZES, plan_times_ms
 from app.bench.trace_shapes import TraceShapes, trace_shapes
 from schemas.errors import ConfigError
 from streams.core.simulation.draft import Size
@@ -41,6 +41,8 @@ class Order:
     resume: bool
     """Keep the rows that the JSON file has already."""
     command: str
+    plans: Mapping[str, tuple[int, int, int]] = field(default_factory=lambda: SIZES)
+    """Sizes of plans that are timed."""
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.scenarios) - set(SCENARIOS))
@@ -54,7 +56,7 @@ def run_bench_balance(order: Order) -> None:
     shapes = trace_shapes(order.traces, (order.size.warm_s + order.size.length_s) / DAY_S)
     console.print(f"load shapes from {len(shapes.names)} series")
     rows = _known(order)
-    times = plan_times_ms()
+    times = plan_times_ms(order.plans)
     began = time.monotonic()
     for seed in order.seeds:
         for scenario in order.scenarios:

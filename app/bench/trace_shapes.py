@@ -16,7 +16,7 @@ LONGEST_STEP_S = 300.0
 """Series of coarser steps say nothing of the next five minutes."""
 MOST_UNKNOWN = 0.02
 """Of the values of a stretch."""
-LEAST_SD, MOST_PEAK = 0.03, 6.0
+LEAST_SD, MOST_PEAK = 0.12, 6.0
 """Standard deviation and largest value of a stretch, as parts of its mean: neither constant nor one spike."""
 TRIES = 400
 

@@ -87,7 +87,7 @@ def test_a_small_run_writes_rows_and_resumes(tmp_path: Path) -> None:
     folder.mkdir()
     rng = np.random.default_rng(1)
     for number in range(2):
-        values = 100 + 30 * np.sin(np.arange(3 * 1440) / 200 + number) + rng.normal(0, 3, 3 * 1440)
+        values = 100 + 30 * np.sin(np.arange(3 * 1440) / 30 + number) + rng.normal(0, 3, 3 * 1440)
         text = "\n".join(f"{60 * minute},{value:.1f}" for minute, value in enumerate(values))
         (folder / f"s{number}.csv").write_text(text)
     order = Order(
@@ -99,6 +99,7 @@ def test_a_small_run_writes_rows_and_resumes(tmp_path: Path) -> None:
         json_path=path,
         resume=True,
         command="foreshard bench balance",
+        plans={"64 x 4": (64, 4, 3)},
     )
     run_bench_balance(order)
     first = json.loads(path.read_text())
@@ -110,6 +111,7 @@ def test_a_small_run_writes_rows_and_resumes(tmp_path: Path) -> None:
         ("predictive", 30.0),
     ]
     assert all(set(FIELDS) <= set(row) for row in first["rows"])
+    assert 0 < first["plan_p99_ms"]["64 x 4"] < 1_000
     assert set(first["means"]) == {
         "static",
         "reactive, 10 s",

@@ -15,11 +15,9 @@ START = 20_000 * DAY_S
 """Model time of the first bin: midnight."""
 MEAN_CAPACITY = 1_000.0
 """Cost units/s of a cluster on average: 100 requests/s would be mostly chance, 10,000 none at all."""
-TENANT_SKEW = 0.7
+TENANT_SKEW = 0.9
 """Zipf exponent of the tenants of a series."""
-TENANTS = 24
-"""Tenants of a series, each in a shard of its own: shards then differ in their mix of series."""
-TENANT_WANDER, WANDER_S, WANDER_KNOTS_S = 0.1, 3_600.0, 600.0
+TENANT_WANDER, WANDER_S, WANDER_KNOTS_S = 0.25, 1_800.0, 300.0
 """A tenant's part of its series wanders by this (log, standard deviation), with this memory."""
 HIGHEST_MEAN = 0.75
 """Mean utilisation is not above this, whatever the peak."""
@@ -66,6 +64,9 @@ class Draft:
     silent: list[tuple[str, Span]] = field(default_factory=list)
     leaderless: list[Span] = field(default_factory=list)
     forecast_error_sd: float = 0.0
+    expected: int = 12
+    """How many series there will be: their tenants fill the shards about once."""
+    _free: list[int] = field(default_factory=list)
     _cells: list[tuple[int, int, int]] = field(default_factory=list)
     _rates: list[Singles] = field(default_factory=list)
 
@@ -79,6 +80,7 @@ class Draft:
 
     def base(self, series: int, shifts_h: tuple[float, ...]) -> None:
         """Adds series with tenants; the shifts are those of their days, in turn."""
+        self.expected = series
         weights = np.arange(1, series + 1) ** -0.6
         weights *= BASE * self.capacity_cps.sum() / weights.sum()
         shapes = [
@@ -92,15 +94,19 @@ class Draft:
 
     def tenants(self, series: int, rate: Floats) -> None:
         """Adds the cells of a series, float64[bins] requests/s in all: tenants of different sizes."""
-        count = min(TENANTS, self.size.shards)
+        count = max(2, round(self.size.shards / max(self.expected, 1)))
         parts = np.arange(1, count + 1) ** -TENANT_SKEW
         knots = int(self.size.bins * BIN_S / WANDER_KNOTS_S) + 2
-        for shard, part in zip(
-            self.rng.permutation(self.size.shards)[:count], parts / parts.sum(), strict=True
-        ):
+        for part in parts / parts.sum():
             own = wander(self.rng, knots, WANDER_S / WANDER_KNOTS_S, TENANT_WANDER)
             factor = np.exp(np.interp(self.time / WANDER_KNOTS_S, np.arange(knots), own))
-            self.add(series, int(shard), SPREAD, part * rate * factor)
+            self.add(series, self._next_shard(), SPREAD, part * rate * factor)
+
+    def _next_shard(self) -> int:
+        """Returns a shard by chance; each comes once before any again: large tenants rarely share one."""
+        if not self._free:
+            self._free = self.rng.permutation(self.size.shards).tolist()
+        return int(self._free.pop())
 
     def add(self, series: int, shard: int, slot: int, rate: Floats) -> int:
         """Adds a cell and returns its number; float64[bins]."""

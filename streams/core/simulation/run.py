@@ -19,7 +19,7 @@ from streams.core.simulation.lanes import (
     homes_by_hash,
     homes_by_load,
 )
-from streams.core.simulation.views import Measured, Truth, View, step_counts, taught, untaught, warm_steps
+from streams.core.simulation.views import Blind, Measured, Truth, View, step_counts, taught, warm_steps
 from streams.core.simulation.workload import BIN_S, BINS_PER_STEP, Floats, Ints, Workload
 from streams.core.steps import STEP_S, Step
 
@@ -85,7 +85,7 @@ class _World:
         self.lanes = [
             self._lane(policy, round_s, by_load, setting.settings)
             for policy in setting.policies
-            for round_s in (setting.rounds_s if policy not in UNMOVED else setting.rounds_s[:1])
+            for round_s in setting.rounds_s[: None if policy in COMPARED else 1]
         ]
 
     def _lane(self, policy: Policy, round_s: float, by_load: Ints, settings: RoundSettings) -> Lane:
@@ -123,6 +123,8 @@ class _World:
                 view.learn(step, view.events)
 
 
+COMPARED = frozenset({Policy.REACTIVE, Policy.PREDICTIVE})
+"""Policies that are run at every interval of rounds; the others at the first one."""
 FORECASTING = (Policy.PREDICTIVE, Policy.NO_EVENTS)
 ANNOUNCED = {Policy.UNORDERED: Policy.REACTIVE, Policy.NO_EVENTS: Policy.REACTIVE}
 """Whose events a policy knows, where not its own: those two know of none."""
@@ -132,7 +134,7 @@ def _views(
     work: Workload, policies: Sequence[Policy], warm: np.random.Generator, errors: np.random.Generator
 ) -> dict[Policy, View]:
     """Returns what each policy with a balancer looks ahead with; what is equal is one object."""
-    blind = untaught(work)
+    blind = Blind(work)
     views = {Policy.REACTIVE: blind, Policy.UNORDERED: blind}
     if Policy.ORACLE in policies:
         views[Policy.ORACLE] = Truth(work)

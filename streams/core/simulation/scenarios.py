@@ -37,7 +37,7 @@ def flash_crowds(draft: Draft) -> None:
     follow_the_sun(draft)
     for start in draft.hours(8):
         shard = int(draft.rng.choice(draft.small_shards()))
-        extra = draft.rng.uniform(0.1, 0.35) * MEAN_CAPACITY
+        extra = draft.rng.uniform(0.2, 0.6) * MEAN_CAPACITY
         factor = 1.0 + extra / max(draft.rate(shard=shard), 1.0)
         draft.multiply(1.0 + (factor - 1.0) * _surge(draft, start), shard=shard)
     for start in draft.hours(2):
@@ -62,7 +62,7 @@ def tenant_campaigns(draft: Draft) -> None:
     follow_the_sun(draft)
     for number, start in enumerate(draft.hours(16)):
         end = start + draft.rng.uniform(900, 2_700)
-        extra = draft.rng.uniform(0.1, 0.35) * MEAN_CAPACITY
+        extra = draft.rng.uniform(0.2, 0.6) * MEAN_CAPACITY
         if draft.rng.random() < 0.5:
             _on_shard(draft, number, (start, end), extra)
         else:
@@ -103,7 +103,7 @@ def imports(draft: Draft) -> None:
         name = f"import-{'hourly' if hourly else 'daily'}-{number + 1}"
         period = 3_600.0 if hourly else DAY_S
         length = draft.rng.uniform(240, 480) if hourly else draft.rng.uniform(1_200, 2_400)
-        extra = draft.rng.uniform(0.15, 0.35) * MEAN_CAPACITY * (1.0 if hourly else 1.5)
+        extra = draft.rng.uniform(0.3, 0.7) * MEAN_CAPACITY * (1.0 if hourly else 1.5)
         offset = draft.rng.uniform(0, period)
         on = np.full(draft.size.bins, 0.02)
         for turn in range(int(draft.time[-1] / period) + 1):
@@ -144,7 +144,7 @@ def hot_shards(draft: Draft) -> None:
         series = int(draft.rng.integers(len(draft.names)))
         ramp = draft.rng.uniform(300, 1_200)
         hot = trapezoid(draft.time, start, start + draft.rng.uniform(3_600, 10_800), ramp)
-        extra = draft.rng.uniform(0.1, 0.3) * MEAN_CAPACITY
+        extra = draft.rng.uniform(0.15, 0.4) * MEAN_CAPACITY
         draft.add(series, shard, int(draft.rng.integers(256)), 0.6 * extra * hot)
         draft.add(series, shard, SPREAD, 0.4 * extra * hot)
 
@@ -180,9 +180,9 @@ def bad_forecast(draft: Draft) -> None:
 
 
 def _surge(draft: Draft, start: float) -> Floats:
-    """Returns float64[bins]: rises to 1 in 1 to 4 min, falls to a third in 5 to 20."""
+    """Returns float64[bins]: rises to 1 in half a minute to 3, falls to a third in 5 to 20."""
     since = draft.time - start
-    rise = np.clip(since / draft.rng.uniform(60, 240), 0.0, 1.0)
+    rise = np.clip(since / draft.rng.uniform(30, 180), 0.0, 1.0)
     fall = np.exp(-np.clip(since, 0.0, None) / draft.rng.uniform(300, 1_200))
     shape: Floats = rise * fall
     return shape
@@ -197,7 +197,7 @@ def _happens(draft: Draft, start: float, end: float) -> Floats:
     if draft.rng.random() < CANCELLED:
         return np.zeros(draft.size.bins)
     first, last = start + draft.rng.normal(0, JITTER_S), end + draft.rng.normal(0, JITTER_S)
-    return trapezoid(draft.time, first, max(last, first + 60.0), draft.rng.uniform(60, 180))
+    return trapezoid(draft.time, first, max(last, first + 60.0), draft.rng.uniform(30, 120))
 
 
 def _event(number: int, start: float, end: float, kind: str = "campaign", **what: object) -> Event:

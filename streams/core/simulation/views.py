@@ -94,10 +94,20 @@ class View(Outlook):
             self._known = now, demand
         return demand
 
-    def _look(
-        self, now: float, rates: Floats, hot: Mapping[int, float], events: EventBook, /
-    ) -> Demand:
+    def _look(self, now: float, rates: Floats, hot: Mapping[int, float], events: EventBook, /) -> Demand:
         return super().demand(now, rates, hot, events)
+
+
+class Blind(View):
+    """What an Outlook says that has learned nothing and knows of no event, in a tenth of the time."""
+
+    def __init__(self, work: Workload) -> None:
+        super().__init__(work.rules, EventBook(work.rules, work.clusters))
+
+    def _look(self, _now: float, rates: Floats, hot: Mapping[int, float], _events: EventBook, /) -> Demand:
+        measured = self.rules.costs()[:, None] * rates
+        load = np.repeat(measured.sum(axis=0)[:, None], COLUMNS, axis=1)
+        return Demand(load, self._skew(rates, measured, hot, {}), frozenset())
 
 
 class Truth(View):
@@ -181,11 +191,6 @@ def taught(work: Workload, events: Iterable[Event], steps: Iterable[Step], rng: 
     for step in steps:
         view.learn(step, view.events)
     return view
-
-
-def untaught(work: Workload) -> View:
-    """Returns the view of a balancer without forecasts: the newest measurement holds for the whole window."""
-    return View(work.rules, EventBook(work.rules, work.clusters))
 
 
 def _true_capacities(work: Workload) -> list[Event]:
