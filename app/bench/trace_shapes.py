@@ -44,8 +44,9 @@ class TraceShapes:
             stretch = _stretch(one, rng, bins * BIN_S, shift_s)
             if stretch is not None:
                 at = (np.arange(bins) + 0.5) * BIN_S
-                shape: Floats = np.interp(at, *stretch)
-                return shape / shape.mean()
+                values = np.interp(at, *stretch)
+                shape: Floats = values / values.mean()
+                return shape
         raise ConfigError(
             [f"no fit stretch of {bins * BIN_S / DAY_S:g} days was found in {len(self.names)} series"]
         )
@@ -68,7 +69,7 @@ def _stretch(
     mean = values[known].mean()
     if mean <= 0 or values[known].std() < LEAST_SD * mean or values[known].max() > MOST_PEAK * mean:
         return None
-    times = (np.arange(len(values)) + 0.5) * one.step_s
+    times: Floats = (np.arange(len(values), dtype=np.float64) + 0.5) * one.step_s
     return times[known], values[known]
 
 

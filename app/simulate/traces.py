@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from app.demo.request_log import RequestLog, columns_of, open_rows, read_log, time_of
 from schemas.errors import BadRequestError, ConfigError
@@ -144,7 +145,7 @@ def _place(rules: KeyRules, type_name: str, key: str) -> tuple[int, int, int] | 
     return series, shard, slot % SLOTS
 
 
-def _smooth(count: Floats) -> Floats:
+def _smooth(count: npt.NDArray[np.int64]) -> Floats:
     kernel = np.full(SPREAD_BINS, 1.0 / SPREAD_BINS)
     smooth: Floats = np.convolve(count, kernel, mode="same")[: len(count)]
     return smooth

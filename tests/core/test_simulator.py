@@ -16,12 +16,10 @@ from streams.core.simulation.scenarios import SCENARIOS, hot_shards, workload
 from streams.core.simulation.shapes import Generated
 from streams.core.simulation.workload import SPREAD, Workload
 
-SMALL = Size(shards=32, clusters=4, warm_s=3 * 3600.0, length_s=1800.0)
-SURGE = 2_400.0
-"""Seconds after the start of the simulated time at which load comes to one shard."""
+SMALL = Size(shards=32, clusters=4, warm_s=1_800.0, length_s=1_200.0)
 
 
-def surge(warm_s: float = 3 * 3600.0) -> Workload:
+def surge(warm_s: float = 1_800.0) -> Workload:
     """Returns 4 clusters of 1,000 at 0.6; from minute 10 to 20 of the half hour one is at 1.2 alone."""
     size = Size(shards=32, clusters=4, warm_s=warm_s, length_s=1800.0)
     draft = Draft(np.random.default_rng(1), size, Generated())
@@ -77,8 +75,8 @@ def test_the_same_seed_gives_the_same_result() -> None:
 
 def test_an_announced_campaign_is_moved_before_it_begins() -> None:
     """Who knows of the event has moved load before its start; who does not, has not."""
-    work = surge(warm_s=3 * 3600.0)
-    draft = Draft(np.random.default_rng(2), Size(32, 4, 3 * 3600.0, 1800.0), Generated())
+    work = surge()
+    draft = Draft(np.random.default_rng(2), SMALL, Generated())
     draft.add_series("orders")
     key, shard, _ = draft.key(0, 5)
     assert shard == 5
@@ -105,7 +103,7 @@ def test_an_even_load_is_left_alone() -> None:
 
 def test_a_forecast_made_bad_on_purpose_is_not_trusted() -> None:
     """It is judged by what it says, and its series are served reactively."""
-    size = replace(SMALL, warm_s=6 * 3600.0)
+    size = replace(SMALL, warm_s=2.5 * 3600.0)
     work = workload("bad-forecast", 1, Generated(), size)
     lanes = run(work, Policy.REACTIVE, Policy.PREDICTIVE)
     views = lanes[Policy.PREDICTIVE].rounds.last.series  # type: ignore[attr-defined]

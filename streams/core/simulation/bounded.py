@@ -50,4 +50,5 @@ class Bounded:
             left = left * (1.0 - part[target])
             if left.sum() <= 1e-9:
                 break
-        return given + left.sum() * self._fair
+        whole: Floats = given + left.sum() * self._fair
+        return whole

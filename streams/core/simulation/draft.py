@@ -73,7 +73,7 @@ class Draft:
     def __post_init__(self) -> None:
         self.capacity_cps = np.full(self.size.clusters, MEAN_CAPACITY)
         self.capacity_factor = np.ones((self.size.bins, self.size.clusters), dtype=np.float32)
-        self.time = np.arange(self.size.bins) * BIN_S
+        self.time: Floats = np.arange(self.size.bins, dtype=np.float64) * BIN_S
         self.clusters = tuple(f"c{number + 1:02}" for number in range(self.size.clusters))
 
     # ------------------------------------------------------------------ what there is

@@ -92,7 +92,8 @@ class Lane:
 
     def capacity(self, number: int) -> Floats:
         """Returns float64[clusters], cost units/s that are there in a bin."""
-        return self.work.capacity_cps * self.work.capacity_factor[number]
+        there: Floats = self.work.capacity_cps * self.work.capacity_factor[number]
+        return there
 
     def decide(self, number: int) -> None:
         """Acts at the beginning of a bin."""

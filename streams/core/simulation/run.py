@@ -135,7 +135,7 @@ def _views(
 ) -> dict[Policy, View]:
     """Returns what each policy with a balancer looks ahead with; what is equal is one object."""
     blind = Blind(work)
-    views = {Policy.REACTIVE: blind, Policy.UNORDERED: blind}
+    views: dict[Policy, View] = {Policy.REACTIVE: blind, Policy.UNORDERED: blind}
     if Policy.ORACLE in policies:
         views[Policy.ORACLE] = Truth(work)
     forecasting = [policy for policy in FORECASTING if policy in policies]

@@ -105,7 +105,7 @@ def imports(draft: Draft) -> None:
         length = draft.rng.uniform(240, 480) if hourly else draft.rng.uniform(1_200, 2_400)
         extra = draft.rng.uniform(0.3, 0.7) * MEAN_CAPACITY * (1.0 if hourly else 1.5)
         offset = draft.rng.uniform(0, period)
-        on = np.full(draft.size.bins, 0.02)
+        on: Floats = np.full(draft.size.bins, 0.02)
         for turn in range(int(draft.time[-1] / period) + 1):
             start = offset + turn * period + draft.rng.normal(0, 10)
             on += trapezoid(draft.time, start, start + length * draft.rng.uniform(0.9, 1.1), 20.0)

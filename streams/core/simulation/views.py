@@ -18,7 +18,7 @@ from streams.core.forecast.skill import Score
 from streams.core.keys import KeyRules
 from streams.core.load import WINDOW_S, LoadBook
 from streams.core.outlook import COLUMNS, HORIZON, Demand, Outlook
-from streams.core.simulation.workload import BINS_PER_STEP, Cells, Floats, Workload
+from streams.core.simulation.workload import BINS_PER_STEP, Cells, Floats, Ints, Workload
 from streams.core.steps import STEP_S, Step
 
 NEAR_BINS = 1
@@ -222,9 +222,10 @@ def warm_steps(work: Workload, rng: np.random.Generator) -> Iterable[Step]:
         yield Step(first + number, step_counts(work, rng.poisson(rate * STEP_S)))
 
 
-def step_counts(work: Workload, requests: np.ndarray) -> Floats:
+def step_counts(work: Workload, requests: Floats | Ints) -> Floats:
     """Returns float64[series, shards], the requests of the cells."""
     shape = len(work.rules.series), work.rules.shards
     flat = work.cells.series * work.rules.shards + work.cells.shard
-    counts: Floats = np.bincount(flat, weights=requests, minlength=shape[0] * shape[1]).reshape(shape)
+    weights: Floats = requests.astype(np.float64)
+    counts: Floats = np.bincount(flat, weights, shape[0] * shape[1]).reshape(shape).astype(np.float64)
     return counts

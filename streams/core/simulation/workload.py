@@ -135,4 +135,5 @@ class Workload:
     def known_load(self) -> Floats:
         """Returns float64[shards], the mean load of the learned days (of all if none is), cost units/s."""
         mean = self.rate[: self.warm_bins or None].mean(axis=0, dtype=np.float64) * self.cell_costs()
-        return self.by_shard(mean[None, :])[0]
+        load: Floats = self.by_shard(mean[None, :])[0]
+        return load
