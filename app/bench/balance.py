@@ -6,7 +6,7 @@ import datetime
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from app.bench.plan_times import SIZES, plan_times_ms
 from app.bench.trace_shapes import TraceShapes, trace_shapes
 from schemas.errors import ConfigError
 from streams.core.simulation.draft import Size
+from streams.core.simulation.lanes import Policy
 from streams.core.simulation.measures import row
 from streams.core.simulation.run import Setting, simulate
 from streams.core.simulation.scenarios import SCENARIOS, workload
@@ -79,7 +80,18 @@ def _known(order: Order) -> list[dict[str, Any]]:
 def _day(order: Order, shapes: TraceShapes, scenario: str, seed: int) -> list[dict[str, Any]]:
     work = workload(scenario, seed, shapes, order.size)
     facts = {"series": len(work.rules.series), "utilisation": round(float(work.utilisation().mean()), 3)}
-    return [row(lane, seed).to_json() | facts for lane in simulate(work, order.setting, seed)]
+    setting = order.setting
+    if not work.events:  # then it is the same as the predictive policy, and need not be simulated twice
+        kept = [policy for policy in setting.policies if policy is not Policy.NO_EVENTS]
+        setting = replace(setting, policies=kept)
+    rows = [row(lane, seed).to_json() | facts for lane in simulate(work, setting, seed)]
+    if len(setting.policies) < len(order.setting.policies):
+        rows += [
+            one | {"policy": Policy.NO_EVENTS.value}
+            for one in rows
+            if one["policy"] == Policy.PREDICTIVE.value
+        ][:1]
+    return rows
 
 
 def _report(

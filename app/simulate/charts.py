@@ -95,24 +95,25 @@ def _figure(lanes: Sequence[Lane]) -> Any:
         axis.set_ylim(0, max(1.3, min(2.0, float(load.max(initial=0.0)) * 1.05)))
         axis.set_title(f"load / capacity per cluster: {_name(lane)}", fontsize=10, loc="left")
     late, moves = axes[-2], axes[-1]
-    for lane in lanes:
-        requests = _grouped(np.array(lane.record.requests))
-        share = 100 * _grouped(np.array(lane.record.late)) / np.maximum(requests, 1e-9)
-        late.plot(_hours(len(share)), share, linewidth=0.9, label=_name(lane))
-        if lane.record.moves:
-            begin = lane.work.time(lane.work.warm_bins)
-            at = [int((time - begin) / (60 * MINUTES)) for time, *_ in lane.record.moves]
-            moves.plot(
-                _hours(len(share)),
-                np.bincount(at, minlength=len(share))[: len(share)],
-                linewidth=0.9,
-                label=_name(lane),
-            )
+    for number, lane in enumerate(lanes):
+        look = {"linewidth": 0.9, "color": f"C{number}", "label": _name(lane)}
+        requests = np.maximum(_grouped(np.array(lane.record.requests)), 1e-9)
+        share = 100 * _grouped(np.array(lane.record.late)) / requests
+        late.plot(_hours(len(share)), share, **look)
+        moves.plot(_hours(len(share)), _moves_by_time(lane, len(share)), **look)
     late.set_title("% of the requests that wait more than 1 s", fontsize=10, loc="left")
     moves.set_title(f"moves in {MINUTES} min", fontsize=10, loc="left")
     late.legend(fontsize=8)
     moves.set_xlabel("hours")
     return figure
+
+
+def _moves_by_time(lane: Lane, count: int) -> Floats:
+    """Returns float64[count]: moves in each group of bins."""
+    begin = lane.work.time(lane.work.warm_bins)
+    at = [int((time - begin) / (60 * MINUTES)) for time, *_ in lane.record.moves]
+    found: Floats = np.bincount(np.array(at, dtype=np.int64), minlength=count)[:count].astype(np.float64)
+    return found
 
 
 def _name(lane: Lane) -> str:

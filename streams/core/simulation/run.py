@@ -25,6 +25,8 @@ from streams.core.steps import STEP_S, Step
 
 SECONDS = round(BIN_S)
 WINDOW = round(WINDOW_S)
+SOURCES = 1_000
+"""Numbers of the sources of chance: others than those of the scenarios."""
 EVERY_BINS = 360
 """Progress is told every hour."""
 
@@ -52,8 +54,7 @@ def simulate(
     1. learn the days before: once for all policies; 2. every 10 s: tell what was measured, let every
     policy decide, let the requests come. `told` hears which part is done.
     """
-    seeds = np.random.SeedSequence(seed).spawn(3)
-    warm, chance, errors = (np.random.default_rng(one) for one in seeds)
+    warm, chance, errors = (np.random.default_rng([seed, SOURCES + number]) for number in range(3))
     world = _World(work, setting, warm, errors)
     bins = range(work.warm_bins, len(work.rate))
     for number in bins:
