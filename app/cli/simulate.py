@@ -23,7 +23,13 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     "--scenario", default="type-campaigns", show_default=True, help="Without a trace: what happens."
 )
 @click.option("--shapes", type=FOLDER, help="Folder of recorded series that give a scenario its shapes.")
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="The same seed gives the same result.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Of chance: equal seeds, equal results.",
+)
 @click.option("--hours", type=click.FloatRange(0.1), default=24.0, show_default=True, help="Simulated time.")
 @click.option(
     "--warm-days",

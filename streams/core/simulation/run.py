@@ -55,7 +55,7 @@ def simulate(
     policy decide, let the requests come. `told` hears which part is done.
     """
     warm, chance, errors = (np.random.default_rng([seed, SOURCES + number]) for number in range(3))
-    world = _World(work, setting, warm, errors)
+    world = World(work, setting, warm, errors)
     bins = range(work.warm_bins, len(work.rate))
     for number in bins:
         if (number - work.warm_bins) % EVERY_BINS == 0:
@@ -68,7 +68,7 @@ def simulate(
     return world.lanes
 
 
-class _World:
+class World:
     """All lanes, and what their balancers measure and forecast together."""
 
     def __init__(

@@ -8,7 +8,7 @@ from math import exp, log
 
 import numpy as np
 
-from schemas.records import Event
+from schemas.records import SLOTS, Event
 from streams.core.simulation.draft import MEAN_CAPACITY, START, Draft, Size, trapezoid
 from streams.core.simulation.shapes import DAY_S, Shapes
 from streams.core.simulation.workload import SPREAD, Floats, Span, Workload
@@ -145,7 +145,7 @@ def hot_shards(draft: Draft) -> None:
         ramp = draft.rng.uniform(300, 1_200)
         hot = trapezoid(draft.time, start, start + draft.rng.uniform(3_600, 10_800), ramp)
         extra = draft.rng.uniform(0.15, 0.4) * MEAN_CAPACITY
-        draft.add(series, shard, int(draft.rng.integers(256)), 0.6 * extra * hot)
+        draft.add(series, shard, int(draft.rng.integers(SLOTS)), 0.6 * extra * hot)
         draft.add(series, shard, SPREAD, 0.4 * extra * hot)
 
 
