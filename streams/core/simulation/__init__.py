@@ -1,1 +1,1 @@
-"""The balancer without Kafka: the production core in a closed loop over simulated clusters (docs/simulation.md)."""
+"""The balancer without Kafka: the production core in a closed loop over simulated clusters."""
