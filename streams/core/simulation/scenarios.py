@@ -62,7 +62,7 @@ def tenant_campaigns(draft: Draft) -> None:
     follow_the_sun(draft)
     for number, start in enumerate(draft.hours(16)):
         end = start + draft.rng.uniform(900, 2_700)
-        extra = draft.rng.uniform(0.2, 0.6) * MEAN_CAPACITY
+        extra = draft.rng.uniform(0.3, 0.9) * MEAN_CAPACITY
         if draft.rng.random() < 0.5:
             _on_shard(draft, number, (start, end), extra)
         else:
@@ -72,7 +72,7 @@ def tenant_campaigns(draft: Draft) -> None:
 def _on_shard(draft: Draft, number: int, when: tuple[float, float], extra: float) -> None:
     shard = int(draft.rng.choice(draft.small_shards()))
     key, _, _ = draft.key(int(draft.rng.integers(len(draft.names))), shard)
-    real = min(1.0 + extra / max(draft.rate(shard=shard), 1.0), 40.0)
+    real = min(1.0 + extra / max(draft.rate(shard=shard), 1.0), 60.0)
     declared = max(_wrong(draft, real), 1.2)
     draft.events.append(_event(number, *when, keys=[key], uplift=declared))
     draft.multiply(np.exp(log(real) * _happens(draft, *when)), shard=shard)
@@ -80,7 +80,7 @@ def _on_shard(draft: Draft, number: int, when: tuple[float, float], extra: float
 
 def _on_keys(draft: Draft, number: int, when: tuple[float, float], extra: float) -> None:
     series = int(draft.rng.integers(len(draft.names)))
-    places = [draft.key(series, None) for _ in range(int(draft.rng.integers(2, 7)))]
+    places = [draft.key(series, None) for _ in range(int(draft.rng.integers(2, 5)))]
     draft.events.append(
         _event(
             number,
