@@ -80,7 +80,7 @@ def _on_shard(draft: Draft, number: int, when: tuple[float, float], extra: float
 
 def _on_keys(draft: Draft, number: int, when: tuple[float, float], extra: float) -> None:
     series = int(draft.rng.integers(len(draft.names)))
-    places = [draft.key(series, None) for _ in range(int(draft.rng.integers(2, 5)))]
+    places = [draft.key(series, None) for _ in range(int(draft.rng.integers(4, 9)))]
     draft.events.append(
         _event(
             number,
