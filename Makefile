@@ -7,7 +7,7 @@ SECONDS_PER_PASS ?= 120
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check format bench-router bench-forecast lock clean
+.PHONY: help env demo test check format bench-router bench-forecast bench-balance lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,10 @@ bench-router: env ## routing against Kafka Streams, Quix, Faust and a bare loop,
 bench-forecast: env ## forecasts of the series in SERIES=DIR against others, about 30 min (ARGS=--quick: 8)
 	@test -n "$(SERIES)" || { echo "name a folder of CSV files: make bench-forecast SERIES=DIR" >&2; exit 1; }
 	@$(BIN)/foreshard bench forecast --series "$(SERIES)" --json bench/results/forecast-$$(date +%F).json $(ARGS)
+
+bench-balance: env ## balancing policies on simulated days (TRACES=folder of recorded series; ARGS=... as in foreshard bench balance)
+	@test -n "$(TRACES)" || { echo "name a folder of recorded series: make bench-balance TRACES=..." >&2; exit 1; }
+	@$(BIN)/foreshard bench balance --traces "$(TRACES)" --json bench/results/balance-$$(date +%F).json $(ARGS)
 
 lock: ## newest versions that pyproject.toml allows, written to deploy/constraints.txt
 	@rm -rf .work/lock && $(PYTHON) -m venv .work/lock

@@ -20,6 +20,7 @@ from app.cli import (
     processes,
     rehome,
     rounds,
+    simulate,
     topics,
 )
 from schemas.errors import ForeshardError
@@ -60,6 +61,7 @@ for command in (
     processes.balancer,
     processes.reporter,
     processes.demo,
+    simulate.simulate,
     bench.bench,
     topics.topics,
     clusters.clusters,

@@ -95,6 +95,56 @@ def _command() -> str:
     return shlex.join(["foreshard", *given])
 
 
+@bench.command("balance")
+@click.option(
+    "--traces",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    required=True,
+    help="Folder with recorded series (CSV, compressed or in archives): the shapes of the load.",
+)
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path), help="Write rows, means and targets here."
+)
+@click.option("--scenarios", default="", help="Names with commas [default: all].")
+@click.option("--seeds", default="1,2", show_default=True, help="One day of every scenario per seed.")
+@click.option("--rounds", default="10,30", show_default=True, help="Intervals of rounds, s.")
+@click.option(
+    "--hours", type=click.FloatRange(0.1), default=24.0, show_default=True, help="Length of a scenario-day."
+)
+@click.option("--resume", is_flag=True, help="Keep the days that the JSON file has already.")
+def bench_balance(
+    traces: Path,
+    json_path: Path | None,
+    scenarios: str,
+    seeds: str,
+    rounds: str,
+    hours: float,
+    resume: bool,
+) -> None:
+    """Balancing policies on simulated days: waits, moves, and the targets. Some minutes per scenario-day."""
+    from app.bench.balance import Order, run_bench_balance
+    from streams.core.simulation.draft import Size
+    from streams.core.simulation.run import Setting
+    from streams.core.simulation.scenarios import SCENARIOS
+
+    try:
+        setting = Setting(rounds_s=tuple(float(length) for length in rounds.split(",")))
+        numbers = tuple(int(seed) for seed in seeds.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"--rounds and --seeds take numbers with commas between: {error}") from None
+    order = Order(
+        traces=traces,
+        scenarios=tuple(scenarios.split(",")) if scenarios else tuple(SCENARIOS),
+        seeds=numbers,
+        size=Size(length_s=hours * 3600),
+        setting=setting,
+        json_path=json_path,
+        resume=resume,
+        command=_command(),
+    )
+    run_bench_balance(order)
+
+
 def _sizes(text: str) -> tuple[int, ...]:
     """Returns the sizes in bytes; raises click.BadParameter."""
     try:

@@ -145,22 +145,33 @@ def overlap(at: FloatArray, start: float, end: float) -> FloatArray:
 
 
 def _rows(path: Path, names: Sequence[str]) -> Iterator[tuple[float, str, str]]:
+    rows = open_rows(path)
+    places = columns_of(path, next(rows, []), names)
+    for row in rows:
+        if len(row) > max(places):
+            time = time_of(row[places[0]])
+            if time is not None:
+                yield time, row[places[1]], row[places[2]]
+
+
+def open_rows(path: Path) -> Iterator[list[str]]:
+    """Yields the rows of a CSV or TSV file (.gz or not), its header first."""
     try:
         with _open(path) as file:
             header = file.readline()
             delimiter = "\t" if "\t" in header else ","
-            found = next(csv.reader([header], delimiter=delimiter), [])
-            missing = [name for name in names if name not in found]
-            if missing:
-                raise ConfigError([f"{path}: no column {missing}; --columns can name: {','.join(found)}"])
-            places = [found.index(name) for name in names]
-            for row in csv.reader(file, delimiter=delimiter):
-                if len(row) > max(places):
-                    time = _time(row[places[0]])
-                    if time is not None:
-                        yield time, row[places[1]], row[places[2]]
+            yield next(csv.reader([header], delimiter=delimiter), [])
+            yield from csv.reader(file, delimiter=delimiter)
     except (OSError, csv.Error) as error:
         raise ConfigError([f"--trace {path}: cannot be read: {error}"]) from None
+
+
+def columns_of(path: Path, header: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Returns the places of the named columns; ConfigError where one is missing."""
+    missing = [name for name in names if name not in header]
+    if missing:
+        raise ConfigError([f"{path}: no column {missing}; --columns can name: {','.join(header)}"])
+    return [header.index(name) for name in names]
 
 
 def _open(path: Path) -> TextIO:
@@ -169,7 +180,7 @@ def _open(path: Path) -> TextIO:
     return path.open(encoding="utf-8", errors="replace", newline="")
 
 
-def _time(text: str) -> float | None:
+def time_of(text: str) -> float | None:
     """Returns seconds since 1970 of "807249601" or an ISO date; None for anything else."""
     try:
         value = float(text)
@@ -183,7 +194,7 @@ def _time(text: str) -> float | None:
 
 
 def _parse_from(text: str) -> float:
-    time = _time(text)
+    time = time_of(text)
     if time is None:
         raise ConfigError([f"--from {text!r} is neither seconds since 1970 nor an ISO date"])
     return time
