@@ -39,21 +39,34 @@ NO_HANDOFFS = HandoffLoad()
 
 
 class Sums:
-    """Counts by integer code below `size`: an array of all of them, for adding to it costs 4 ns a request."""
+    """Counts by row and integer code below `size`: arrays of all of them, adding costs 4 ns a request."""
 
     def __init__(self, size: int) -> None:
-        self._counts = np.zeros(size, dtype=np.int64)
+        self._counts = np.zeros((1, size), dtype=np.int64)
+        self._free = [0]
 
-    def add(self, codes: Ints) -> None:
-        """Counts each code of int64[n] once."""
-        np.add.at(self._counts, codes, 1)
+    def row(self) -> int:
+        """Returns a row that nobody uses, of zeros."""
+        if not self._free:
+            self._free = list(range(len(self._counts), 2 * len(self._counts)))
+            self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
+        return self._free.pop(0)
 
-    def take(self) -> tuple[Ints, Ints]:
-        """Returns (codes, counts) of those that are not 0, codes ascending, and starts from nothing."""
-        codes = np.flatnonzero(self._counts)
-        counts = self._counts[codes]
-        self._counts[codes] = 0
-        return codes, counts
+    def free(self, row: int) -> None:
+        """Takes back a row, after its last `take`."""
+        self._free.append(row)
+
+    def add(self, rows: Ints | int, codes: Ints) -> None:
+        """Counts each code of int64[n] once, in one row or each in its own."""
+        np.add.at(self._counts.ravel(), rows * self._counts.shape[1] + codes, 1)
+
+    def take(self, row: int) -> tuple[Ints, Ints]:
+        """Returns (codes, counts) of what a row has, codes ascending; it starts from nothing."""
+        counts = self._counts[row]
+        codes = np.flatnonzero(counts)
+        found = counts[codes]
+        counts[codes] = 0
+        return codes, found
 
 
 @dataclass
@@ -64,7 +77,8 @@ class _Span:
     position: int
     window_from: int
     history_from: int
-    counts: Sums
+    row: int
+    """Where its requests are counted."""
     owned: bool = True
     requests: int = 0
     bytes: int = 0
@@ -80,10 +94,14 @@ class Tally:
         self.step_s = step_s
         self._spans: list[_Span] = []
         self._active: dict[int, _Span] = {}
-        self._size = len(self.series) * shards
+        self._cells = Sums(len(self.series) * shards)
+        """A row for every span, and one for every step that is not in a history record yet."""
+        self._steps: dict[int, int] = {}
+        self._rows: Ints = NOTHING
+        """Partition -> row of its active span."""
         self._slots = Sums(shards * SLOTS)
+        self._every = self._slots.row()
         self._keys = HotKeys()
-        self._steps: dict[int, Sums] = {}
         self._targets: dict[str, Ints] = {}
         self._dead = 0
 
@@ -94,8 +112,12 @@ class Tally:
             if span.position == offset:
                 return
             self.end([partition])
-        span = self._active[partition] = _Span(partition, offset, offset, offset, Sums(self._size))
+        span = self._active[partition] = _Span(partition, offset, offset, offset, self._cells.row())
         self._spans.append(span)
+        longer = np.full(max(len(self._rows), partition + 1), -1, dtype=np.int64)
+        longer[: len(self._rows)] = self._rows
+        longer[partition] = span.row
+        self._rows = longer
 
     def end(self, partitions: Sequence[int]) -> None:
         """Another router has these partitions now; what was counted is still reported."""
@@ -114,21 +136,37 @@ class Tally:
         self._dead += len(routed.dead)
         taken, sent = routed.taken, routed.sent
         code = taken.series * self.shards + taken.slot // SLOTS
+        requests = np.bincount(taken.partition, minlength=len(self._rows))
+        size = np.bincount(taken.partition, weights=taken.size, minlength=len(self._rows))
         for partition, offset in positions.items():
             span = self._active[partition]
             span.position = offset
-            mine = taken.partition == partition
-            span.counts.add(code[mine])
-            span.requests += int(mine.sum())
-            span.bytes += int(taken.size[mine].sum())
-        self._slots.add(taken.slot)
+            span.requests += int(requests[partition])
+            span.bytes += int(size[partition])
+        self._cells.add(self._rows[taken.partition], code)
+        self._slots.add(self._every, taken.slot)
         self._keys.add(taken.hash)
-        step = np.floor(model_s / self.step_s).astype(np.int64)
-        for one in np.unique(step).tolist():
-            self._steps.setdefault(one, Sums(self._size)).add(code[step == one])
-        for index in np.unique(sent.owner).tolist():
-            name, count = numbers.names[index], numbers.partitions[index]
-            new = np.bincount(sent.target[sent.owner == index], minlength=count)
+        self._add_steps(np.floor(model_s / self.step_s).astype(np.int64), code)
+        self._add_targets(sent.owner, sent.target, numbers)
+
+    def _add_steps(self, steps: Ints, codes: Ints) -> None:
+        """Counts each request in its step: all in one, but around the end of it."""
+        if not len(steps):
+            return
+        first, last = int(steps.min()), int(steps.max())
+        for step in [first] if first == last else np.unique(steps).tolist():
+            if step not in self._steps:
+                self._steps[step] = self._cells.row()
+            self._cells.add(self._steps[step], codes if first == last else codes[steps == step])
+
+    def _add_targets(self, owner: Ints, target: Ints, numbers: ClusterNumbers) -> None:
+        """Counts what went to each output partition of each cluster."""
+        if not len(owner):
+            return
+        most = max(numbers.partitions)
+        table = np.bincount(owner * most + target, minlength=len(numbers.names) * most).reshape(-1, most)
+        for index in np.flatnonzero(table.any(axis=1)).tolist():
+            name, new = numbers.names[index], table[index, : numbers.partitions[index]]
             old = self._targets.get(name)
             self._targets[name] = new if old is None or len(old) != len(new) else old + new
 
@@ -141,7 +179,7 @@ class Tally:
     ) -> LoadReport:
         """Returns the report of what was committed since the last one; `lag` of (partition, position)."""
         partitions = [self._partition_load(span, lag) for span in self._spans]
-        slots, counts = self._slots.take()
+        slots, counts = self._slots.take(self._every)
         hottest = np.argsort(-counts, kind="stable")[:HOT_SLOTS]
         report = LoadReport(
             router=self.router,
@@ -173,7 +211,7 @@ class Tally:
             requests=span.requests,
             bytes=span.bytes,
             lag=lag(span.partition, span.position) if span.owned else 0,
-            forwarded=self._counts(*span.counts.take()),
+            forwarded=self._counts(*self._cells.take(span.row)),
         )
         span.window_from, span.requests, span.bytes = span.position, 0, 0
         return load
@@ -183,7 +221,9 @@ class Tally:
 
         The first carries the ranges of offsets counted since the last history.
         """
-        of_step = {one: sums.take() for one, sums in self._steps.items()}
+        of_step = {one: self._cells.take(row) for one, row in self._steps.items()}
+        for row in self._steps.values():
+            self._cells.free(row)
         self._steps = {}
         ranges = [
             OffsetRange(partition=span.partition, from_offset=span.history_from, to_offset=span.position)
@@ -211,11 +251,13 @@ class Tally:
 
     def _drop_ended(self) -> None:
         """Forgets stretches of other routers once both reports and history have told them."""
-        self._spans = [
-            span
-            for span in self._spans
-            if span.owned or span.window_from != span.position or span.history_from != span.position
-        ]
+        kept = []
+        for span in self._spans:
+            if span.owned or span.window_from != span.position or span.history_from != span.position:
+                kept.append(span)
+            else:
+                self._cells.free(span.row)
+        self._spans = kept
 
 
 def arrival_times(timestamp_ms: Ints, epoch: float, time_scale: float, now: float) -> npt.NDArray[np.float64]:
