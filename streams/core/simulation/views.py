@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -85,6 +86,10 @@ class View(Outlook):
         super().__init__(rules)
         self.events = events
         self._known: tuple[float, Demand | None] = (float("nan"), None)
+
+    def to_arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Returns nothing: nobody takes over here, so there is nothing to save."""
+        return {}
 
     def demand(self, now: float, rates: Floats, hot: Mapping[int, float], events: EventBook) -> Demand:
         """Returns the Demand at `now`; asked again for the same time, the same."""
