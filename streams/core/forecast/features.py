@@ -107,13 +107,15 @@ class Features:
             np.ones_like(level),
             self._back(index, np.arange(LAGS)) - level,
             self.means - level,
-            np.nan_to_num(usual[:, looks] - usual[:, :1]),
-            np.nan_to_num(usual[:, :1] - level),
-            np.nan_to_num(yesterday[:, -1:]),
+            usual[:, looks] - usual[:, :1],
+            usual[:, :1] - level,
+            yesterday[:, -1:],
             np.broadcast_to(self._calendar[index % self.day], (len(level), 2 * HARMONICS)),
             np.full_like(level, float(weekday >= 5)),
         ]
-        return np.concatenate(columns, axis=1)
+        found: Floats = np.concatenate(columns, axis=1)
+        found[np.isnan(found)] = 0.0
+        return found
 
     def clamp(self, rows: Ints, found: Floats) -> Floats:
         """Returns the features of `rows`, float64[n, 22], within what is usual for each; learns what is."""
@@ -122,7 +124,7 @@ class Features:
         limit = CLAMP_RMS * np.sqrt(squares) + CLAMP_LEAST
         limit[:, 0] = 1.0
         limit[:, -2 * HARMONICS - 1 :] = 1.0
-        held: Floats = np.clip(found, -limit, limit)
+        held: Floats = np.minimum(np.maximum(found, -limit), limit)
         rate = np.maximum(RMS_RATE, 1.0 / self.seen[rows])[:, None]
         self.squares[rows] = squares + rate * (held * held - squares)
         return held

@@ -234,7 +234,7 @@ class Forecaster:
             axis=-1,
         )
         top = np.log(most + offset)[:, None]
-        learned = np.clip(np.exp(np.minimum(logs, top)) - offset[:, None], 0.0, most[:, None])
+        learned = np.minimum(np.maximum(np.exp(np.minimum(logs, top)) - offset[:, None], 0.0), most[:, None])
         simple = np.stack([last, *self._means[:, rows]], axis=-1)
         simple = np.broadcast_to(simple, (self.horizon, len(rows), 1 + len(MEANS)))
         experts = np.concatenate([simple, np.where(np.isnan(learned), simple[..., :1], learned)], axis=-1)

@@ -34,7 +34,8 @@ class Heads:
     def __init__(self, series: int, steps: tuple[int, ...]) -> None:
         self.steps = steps
         self._own: list[list[Any]] = [[_model() for _ in range(series)] for _ in steps]
-        self._pooled: list[Any] = [_model() for _ in steps]
+        alone = series == 1  # then the pooled head learns what its own does
+        self._pooled = [models[0] if alone else _model() for models in self._own]
         self.usual = np.zeros((len(steps), series + 1))
         """Usual error of each head; that of the pooled one is last."""
         self.seen = np.zeros((len(steps), series + 1), dtype=np.int64)
@@ -58,6 +59,9 @@ class Heads:
         for number, x, y in zip(rows.tolist(), named, targets.tolist(), strict=True):
             models[number].learn_one(x, y)
             weights[number] = _mean(models[number])
+        if len(models) == 1:  # one teaches both alike
+            weights[-1] = weights[0]
+            return
         together = self._pooled[head]
         for place in self._in_turn(len(rows)):
             error = self._clipped_pooled(head, float(seen[place] - pooled[place]))
@@ -78,7 +82,8 @@ class Heads:
         size = np.where(count > 1, np.minimum(size, MOST_RISE * usual), size)
         usual = np.maximum(usual + np.maximum(ERROR_RATE, 1.0 / count) * (size - usual), LEAST_ERROR)
         self.usual[head, rows] = usual
-        held: Floats = np.clip(errors, -CLIP_ERRORS * usual, CLIP_ERRORS * usual)
+        most = CLIP_ERRORS * usual
+        held: Floats = np.minimum(np.maximum(errors, -most), most)
         return held
 
     def _clipped_pooled(self, head: int, error: float) -> float:

@@ -52,7 +52,7 @@ class Mix:
         self.naive += np.where(scored, rate * (error - self.naive), 0.0)
         scale = np.where(self.naive > TINY, self.naive, 1.0)
         lead = np.sign(mixed - truth)[..., None] * (experts - mixed[..., None]) / scale[..., None]
-        regret = -np.clip(lead, -MOST_REGRET, MOST_REGRET)
+        regret = -np.minimum(np.maximum(lead, -MOST_REGRET), MOST_REGRET)
         regret[~scored] = 0.0
         self.bound = np.maximum(self.bound, regret * regret)
         self.regret = np.where(scored[..., None], MEMORY * self.regret + regret, self.regret)
