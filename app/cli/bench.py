@@ -71,12 +71,15 @@ def bench_router(
     help="Folder of CSV files, also compressed or in tar archives: time, value.",
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report here.")
+@click.option("--png", "png_path", type=click.Path(path_type=Path), help="Draw some of the forecasts here.")
 @click.option("--quick", is_flag=True, help="A few minutes: few origins of the peers, fewer campaigns.")
 @click.option("--only-ours", is_flag=True, help="Neither peers nor campaigns: our forecasts of the series.")
 @click.option(
     "--jobs", type=click.IntRange(1), default=2, show_default=True, help="Processes of a peer at a time."
 )
-def bench_forecast(folder: Path, json_path: Path | None, quick: bool, only_ours: bool, jobs: int) -> None:
+def bench_forecast(
+    folder: Path, json_path: Path | None, png_path: Path | None, quick: bool, only_ours: bool, jobs: int
+) -> None:
     """Forecasts of real series: errors against the last value and peers, coverage, campaigns, CPU.
 
     Files are read recursively; the step of a series is its own. Every step is forecast before it is learned.
@@ -84,7 +87,9 @@ def bench_forecast(folder: Path, json_path: Path | None, quick: bool, only_ours:
     """
     from app.bench.forecast.run import Order, run_bench_forecast
 
-    order = Order(folder, json_path, _command(), quick=quick, only_ours=only_ours, jobs=jobs)
+    order = Order(
+        folder, json_path, _command(), quick=quick, only_ours=only_ours, png_path=png_path, jobs=jobs
+    )
     if not run_bench_forecast(order):
         sys.exit(1)
 

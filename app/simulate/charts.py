@@ -80,13 +80,18 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def _figure(lanes: Sequence[Lane]) -> Any:
-    """Returns the figure: load per cluster of every policy, then violations and moves of all."""
+def new_figure(width: float, height: float) -> Any:
+    """Returns an empty figure of matplotlib, sizes in inches; ConfigError where that is missing."""
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - optional: only who draws needs it
     except ImportError:
         raise ConfigError(["drawing needs matplotlib: pip install 'foreshard[charts]'"]) from None
-    figure = Figure(figsize=(13, 2.4 * (len(lanes) + 2)), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _figure(lanes: Sequence[Lane]) -> Any:
+    """Returns the figure: load per cluster of every policy, then violations and moves of all."""
+    figure = new_figure(13, 2.4 * (len(lanes) + 2))
     axes = figure.subplots(len(lanes) + 2, 1, sharex=True)
     for axis, lane in zip(axes, lanes, strict=False):
         load = _grouped(np.array(lane.record.load)) / GROUP

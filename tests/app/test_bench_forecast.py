@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from app.bench.forecast import campaigns, peers
 from app.bench.forecast.baselines import ewma, seasonal_naive
 from app.bench.forecast.campaigns import CANCELLED, run_campaigns, world
+from app.bench.forecast.chart import draw
 from app.bench.forecast.groups import WEEK_S, Group, grouped, usable
 from app.bench.forecast.ours import HORIZON, Run, run_ours
 from app.bench.forecast.peers import Sample, run_peers
@@ -374,6 +375,12 @@ def test_the_command_writes_a_report(tmp_path: Path) -> None:
     assert whole["campaign_wape"] is None
     assert [one["name"] for one in whole["skipped"]] == ["short"]
     assert {one["measure"] for one in whole["targets"] if one["met"] is not None}
+
+
+def test_forecasts_are_drawn(run: Run, tmp_path: Path) -> None:
+    """Best, middle and worst series, as far as there are so many."""
+    draw([run], tmp_path / "f.png")
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_folder_without_series_says_so(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from app.bench.forecast.baselines import run_baselines
 from app.bench.forecast.campaigns import MOST_DAYS, run_campaigns, world
+from app.bench.forecast.chart import draw
 from app.bench.forecast.groups import grouped, usable
 from app.bench.forecast.ours import Run, run_ours
 from app.bench.forecast.peers import Sample, run_peers
@@ -35,6 +36,8 @@ class Order:
     quick: bool = False
     only_ours: bool = False
     """Neither peers nor campaigns: for who changes the forecaster."""
+    png_path: Path | None = None
+    """Draw some of the forecasts here."""
     jobs: int = 1
     """Processes of a peer at a time."""
 
@@ -60,6 +63,8 @@ def run_bench_forecast(order: Order) -> bool:
     whole = report(results) | {"command": order.command, "minutes": minutes}
     if order.json_path is not None:
         write(order.json_path, whole)
+    if order.png_path is not None:
+        draw(results.runs, order.png_path)
     show(whole)
     return not results.missing
 
