@@ -28,8 +28,6 @@ EVENT_PART = 0.05
 """A shard's rise is put down to events when they add more than this part of its load."""
 MOST_UPLIFT = 1e6
 """Events that multiply one another must not make a load infinite."""
-SURGE_S, SURGE_SD, MOST_OFF = 10.0, 4.0, 1.15
-"""A shard surges when it is 15 %, and 4 standard deviations of a Poisson count of 10 s, over the forecast."""
 NOTHING, ONE = np.zeros(1), np.ones(1)
 """The effect now of an event that is not on: nothing added, nothing multiplied."""
 
@@ -127,8 +125,6 @@ class Outlook:
             seen = gated[shard] / load[shard, 0] if load[shard, 0] > 0 else 0.0
             load[shard, 1:] += np.maximum(rate + seen * (to_come[slot] - rate), 0.0)[1:]
             announced[shard] += rate.max()
-        surging = _surging(rates, costs, load)
-        load[surging, 1:] = np.maximum(load[surging, 1:], load[surging, :1])
         raised = np.flatnonzero(announced > EVENT_PART * load.max(axis=1))
         return Demand(load, self._skew(rates, measured, hot, to_come), set(raised.tolist()), views)
 
@@ -211,19 +207,6 @@ class Outlook:
             weight = weights.setdefault(shard, np.full(SLOTS, cost[shard] / SLOTS))
             weight[slot] += max(float(added.max()), 0.0)
         return {shard: weight / weight.sum() for shard, weight in weights.items() if weight.sum() > 0}
-
-
-def _surging(rates: Floats, costs: Floats, load: Floats) -> NDArray[np.bool_]:
-    """Returns bool[shards]: what is measured is plainly more than what was expected for about now.
-
-    Until forecasts and shares have caught up, a minute or more, such a shard is expected to stay as it is.
-    rates: as in `demand`; load: float64[shards, 11].
-    """
-    measured, expected = load[:, 0], load[:, 1]
-    requests = rates.sum(axis=0)
-    cost = np.where(requests > 0, costs @ rates / np.where(requests > 0, requests, 1.0), 0.0)
-    chance = np.sqrt(cost * expected / SURGE_S)
-    return np.asarray((measured > MOST_OFF * expected) & (measured > expected + SURGE_SD * chance))
 
 
 def _by_shard(hot: Mapping[int, float], count: int) -> dict[int, dict[int, float]]:

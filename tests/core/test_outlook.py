@@ -177,19 +177,6 @@ def test_a_small_event_is_learned_through() -> None:
     assert not events.unsure(START + 600, STEP_S, counts).any()
 
 
-def test_a_surge_that_nobody_forecast_is_expected_to_stay() -> None:
-    """One shard carries three times what was expected: the window holds it; 10 % more is chance."""
-    outlook = taught()
-    rates = even(160.0, 16.0)
-    calm = look(outlook, rates).load
-    rates[0, 5] *= 3.0
-    rates[0, 6] *= 1.1
-    load = look(outlook, rates).load
-    assert (load[5, 1:] >= load[5, 0]).all()
-    assert np.allclose(load[6, 1:], calm[6, 1:])
-    assert np.allclose(load[7], calm[7])
-
-
 def test_hot_slot_carries_its_own_weight() -> None:
     """A slot with more than four times the mean of its shard is measured; the rest share what is left."""
     demand = look(Outlook(RULES), even(160.0), hot={3 * SLOTS + 7: 5.0, 4 * SLOTS: 0.01})
