@@ -11,7 +11,7 @@ from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaException, Message
 
 from app import topic_admin
 from app.config import Config
@@ -21,11 +21,11 @@ from schemas.records import LoadHistory, load_record
 from streams.balancer_records import REPORT
 from streams.core.counts import SeriesIndex, flat_cells
 from streams.core.steps import LATE_S, STEP_S
-from streams.feed import Feed, consumer_settings
+from streams.feed import Feed
+from streams.tables import offsets_since
 
 SILENCE_S = 60.0
 """Wall seconds without a single record after which the read is given up."""
-ASK_S = 10.0
 Row = tuple[int, str, int] | tuple[int, str, int, int]
 """(time, series, requests), or (time, series, shard, requests); time in seconds since 1970."""
 
@@ -144,22 +144,10 @@ def _offsets(config: Config, topic: str, start: float) -> dict[int, int]:
 
     A step is stored after its end, so nothing of interest lies before.
     """
-    at_ms = max(int(config.clock.wall(start) * 1000), 0)
-    consumer = Consumer(consumer_settings(config.kafka, "foreshard-history"))
     try:
-        numbers = consumer.list_topics(topic, timeout=ASK_S).topics[topic].partitions
-        asked = [TopicPartition(topic, number, at_ms) for number in sorted(numbers)]
-        found = consumer.offsets_for_times(asked, timeout=ASK_S)
-        return {
-            place.partition: place.offset
-            if place.offset >= 0
-            else consumer.get_watermark_offsets(place, timeout=ASK_S)[1]
-            for place in found
-        }
+        return offsets_since(config.kafka, topic, config.clock.wall(start))
     except KafkaException as error:
         raise topic_admin.unreachable(config, error.args[0]) from None
-    finally:
-        consumer.close()
 
 
 def write_table(path: Path, history: History) -> int:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
@@ -22,7 +23,7 @@ from streams.core.round_settings import RoundSettings
 from streams.core.rounds import Rounds
 from streams.core.steps import STEP_S
 from streams.mapping_topic import MappingReader
-from streams.tables import READ_S, read_table
+from streams.tables import READ_S, offsets_since, read_table
 
 log = logging.getLogger(__name__)
 
@@ -118,33 +119,11 @@ def _starts(settings: Settings, rounds: Rounds, step: int | None) -> dict[topics
     found = {}
     for spec, model_s in since.items():
         topic = settings.topic(spec)
-        offsets = _offsets_at(settings, topic, settings.clock.wall(model_s))
+        wall_s = settings.clock.wall(model_s)
+        offsets = _asked(partial(offsets_since, settings.kafka, topic, wall_s), topic)
         read = dict(rounds.offsets.get(topic, ()))
         found[spec] = {number: min(offset, read.get(number, offset)) for number, offset in offsets.items()}
     return found
-
-
-def _offsets_at(settings: Settings, topic: str, wall_s: float) -> Offsets:
-    """Returns per partition the offset of the first record with this Kafka timestamp or a later one."""
-    partitions = partition_count(settings.kafka, topic)
-    if partitions is None:
-        raise TopicError(f"topic {topic} does not exist; `foreshard topics create` makes it")
-    consumer = Consumer(dict(settings.kafka) | {"group.id": settings.group, "enable.auto.commit": False})
-    times = [TopicPartition(topic, number, max(0, int(wall_s * 1000))) for number in range(partitions)]
-
-    def ask() -> Offsets:
-        found = consumer.offsets_for_times(times, timeout=ANSWER_S)
-        ends = {
-            place.partition: consumer.get_watermark_offsets(place, timeout=ANSWER_S)[1]
-            for place in found
-            if place.offset < 0
-        }
-        return {place.partition: ends.get(place.partition, place.offset) for place in found}
-
-    try:
-        return _asked(ask, topic)
-    finally:
-        consumer.close()
 
 
 def read_mapping(settings: Settings) -> Snapshot | None:

@@ -44,6 +44,29 @@ def read_table(kafka: Mapping[str, Any], topic: str, *, newest: int | None = Non
     return messages if newest is None else messages[-newest:]
 
 
+def offsets_since(kafka: Mapping[str, Any], topic: str, wall_s: float) -> dict[int, int]:
+    """Returns per partition the offset of the first record with this Kafka timestamp or a later one.
+
+    The end where there is none. Raises TopicError where the topic is missing, KafkaException where no
+    broker answers.
+    """
+    at_ms = max(0, int(wall_s * 1000))
+    consumer = Consumer(consumer_settings(dict(kafka), "foreshard-since"))
+    try:
+        numbers = sorted(consumer.list_topics(topic, timeout=ASK_S).topics[topic].partitions)
+        if not numbers:
+            raise TopicError(f"topic {topic} does not exist; `foreshard topics create` makes it")
+        asked = [TopicPartition(topic, number, at_ms) for number in numbers]
+        return {
+            place.partition: place.offset
+            if place.offset >= 0
+            else consumer.get_watermark_offsets(place, timeout=ASK_S)[1]
+            for place in consumer.offsets_for_times(asked, timeout=ASK_S)
+        }
+    finally:
+        consumer.close()
+
+
 def _near_end(kafka: Mapping[str, Any], topic: str, newest: int) -> dict[int, int]:
     consumer = Consumer(consumer_settings(dict(kafka), "foreshard-table"))
     try:
