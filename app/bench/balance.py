@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from rich.table import Table
 
 from app.bench.balance_targets import FIELDS, means, targets
 from app.bench.machine import machine
-from app.bench.plan_times import SIZES, plan_times_ms
+from app.bench.plan import SIZES, worst_p99_ms
+from app.bench.plan import Size as PlanSize
+from app.bench.report import targets_table, wide_console, write
 from app.bench.trace_shapes import TraceShapes, trace_shapes
 from schemas.errors import ConfigError
 from streams.core.simulation.draft import Size
@@ -25,8 +27,8 @@ from streams.core.simulation.run import Setting, simulate
 from streams.core.simulation.scenarios import SCENARIOS, workload
 from streams.core.simulation.shapes import DAY_S
 
-WIDTH = 200
-"""Columns where the output is no terminal."""
+PLANS = tuple(replace(size, runs=20) for size in SIZES)
+"""Fewer plans than `foreshard bench plan` times, which says more about them."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Order:
     resume: bool
     """Keep the rows that the JSON file has already."""
     command: str
-    plans: Mapping[str, tuple[int, int, int]] = field(default_factory=lambda: SIZES)
+    plans: Sequence[PlanSize] = PLANS
     """Sizes of plans that are timed."""
 
     def __post_init__(self) -> None:
@@ -57,7 +59,7 @@ def run_bench_balance(order: Order) -> None:
     shapes = trace_shapes(order.traces, (order.size.warm_s + order.size.length_s) / DAY_S)
     console.print(f"load shapes from {len(shapes.names)} series")
     rows = _known(order)
-    times = plan_times_ms(order.plans)
+    times = {size.name: worst_p99_ms(size) for size in order.plans}
     began = time.monotonic()
     for seed in order.seeds:
         for scenario in order.scenarios:
@@ -66,7 +68,8 @@ def run_bench_balance(order: Order) -> None:
             before = time.monotonic()
             rows += _day(order, shapes, scenario, seed)
             console.print(f"{scenario}, seed {seed}: {time.monotonic() - before:.0f} s")
-            _write(order, _report(order, rows, times, time.monotonic() - began))
+            if order.json_path is not None:
+                write(order.json_path, _report(order, rows, times, time.monotonic() - began))
     show(_report(order, rows, times, time.monotonic() - began))
 
 
@@ -114,17 +117,9 @@ def _report(
     }
 
 
-def _write(order: Order, whole: dict[str, Any]) -> None:
-    if order.json_path is not None:
-        order.json_path.parent.mkdir(parents=True, exist_ok=True)
-        order.json_path.write_text(json.dumps(whole, indent=1) + "\n")
-
-
 def show(whole: dict[str, Any]) -> None:
     """Prints the averages, violations by scenario, and the targets."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH)
+    console = wide_console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("policy", *FIELDS):
         table.add_column(name, justify="left" if name == "policy" else "right")
@@ -139,11 +134,4 @@ def show(whole: dict[str, Any]) -> None:
         cells = [figures.get(policy, {}).get("violations_pct") for figures in whole["by_scenario"].values()]
         by_scenario.add_row(policy, *("-" if cell is None else f"{cell:.3f}" for cell in cells))
     console.print(by_scenario)
-    goals = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("measure", "target", "measured", "met"):
-        goals.add_column(name)
-    for entry in whole["targets"]:
-        met = {True: "yes", False: "NO", None: "-"}[entry["met"]]
-        measured = "-" if entry["measured"] is None else f"{entry['measured']:.4g}"
-        goals.add_row(entry["measure"], entry["target"], measured, met)
-    console.print(goals)
+    console.print(targets_table(whole["targets"]))

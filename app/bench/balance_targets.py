@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 from statistics import fmean
 from typing import Any
 
+from app.bench.plan import SIZES
 from streams.core.simulation.lanes import UNMOVED, Policy
 
 Row = Mapping[str, Any]
@@ -166,10 +167,9 @@ class _Board:
 
 
 def _plans(plan_ms: Mapping[str, float]) -> list[dict[str, Any]]:
-    limits = {"1024 x 32": 20.0, "4096 x 1000": 1_000.0}
     return [
-        _entry(f"plan p99, {size} (shards x clusters), ms", "<=", limit, plan_ms.get(size))
-        for size, limit in limits.items()
+        _entry(f"plan p99, {size.name} (shards x clusters), ms", "<=", size.target_ms, plan_ms.get(size.name))
+        for size in SIZES
     ]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import gc
-import json
 import platform
 import time
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from rich.table import Table
 
 from app.bench.machine import machine
 from app.bench.percentiles import percentiles
-from app.bench.report import QUIET_LOAD, WIDTH
+from app.bench.report import QUIET_LOAD, wide_console, write
 from schemas.records import SLOTS, ClusterState, MappingRecord, Segment
 from streams.core.planner import ClusterInput, PlanInput, PlannerSettings, plan
 
@@ -40,6 +39,11 @@ class Size:
     target_ms: float
     runs: int
     """Rounds of each kind."""
+
+    @property
+    def name(self) -> str:
+        """Returns "1024 x 32"."""
+        return f"{self.shards} x {self.clusters}"
 
 
 SIZES = (Size(1_024, 32, 20.0, 200), Size(4_096, 1_000, 1_000.0, 100))
@@ -125,6 +129,11 @@ def measure(size: Size, kind: Kind, seed: int) -> dict[str, Any]:
     }
 
 
+def worst_p99_ms(size: Size, seed: int = 1) -> float:
+    """Returns the 99th percentile of a plan's time on the wall, ms, of the slowest kind of round."""
+    return max(float(measure(size, kind, seed)["ms"]["p99"]) for kind in KINDS.values())
+
+
 def run_bench_plan(json_path: Path | None, seed: int, runs: int | None) -> bool:
     """Measures all sizes and kinds, shows and writes them; returns whether every target is met."""
     load = psutil.getloadavg()[0]
@@ -144,8 +153,7 @@ def run_bench_plan(json_path: Path | None, seed: int, runs: int | None) -> bool:
         "rows": rows,
     }
     if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(whole, indent=2) + "\n")
+        write(json_path, whole)
     _show(rows)
     if load > QUIET_LOAD:
         Console().print(f"caution: the machine was busy before the first plan: load average {load:.1f}")
@@ -161,7 +169,4 @@ def _show(rows: list[dict[str, Any]]) -> None:
         target = f"{row['target_p99_ms']:g}{'' if row['met'] else ' missed'}"
         cells = [row[name] for name in ("shards", "clusters", "round", "moves", "stuck")]
         table.add_row(*(str(cell) for cell in (*cells, ms["p50"], ms["p99"], target, row["cpu_ms"]["p99"])))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH)
-    console.print(table)
+    wide_console().print(table)

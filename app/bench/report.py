@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -164,13 +165,17 @@ COLUMNS = {
 LATENCIES = {"latency_ms": "at 2 k/s", "latency_at_70_percent": "at 70 %"}
 
 
+def wide_console() -> Console:
+    """Returns a console on stdout that cuts no table where the output is no terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+
+
 def show(whole: dict[str, Any]) -> None:
     """Prints rows, targets, and what is not there."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH)
+    console = wide_console()
     console.print(_rows_table(whole["rows"]))
-    console.print(_targets_table(whole["targets"]))
+    console.print(targets_table(whole["targets"], {"size_bytes": "bytes"}))
     for row in whole["rows"]:
         if "in_handoff" in row:
             used = row["in_handoff"]["of_slots_in_use"]
@@ -197,13 +202,14 @@ def _rows_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _targets_table(found: Sequence[Row]) -> Table:
+def targets_table(found: Sequence[Row], where: Mapping[str, str] = MappingProxyType({})) -> Table:
+    """Returns the table of targets; `where`: field -> heading of what tells alike measures apart."""
     table = Table(title="targets")
-    for heading in ("measure", "bytes", "target", "measured", "met"):
+    for heading in ("measure", *where.values(), "target", "measured", "met"):
         table.add_column(heading, justify="left" if heading == "measure" else "right", no_wrap=True)
     for entry in found:
         met = {True: "yes", False: "NO", None: "-"}[entry["met"]]
-        cells = (entry["measure"], entry["size_bytes"], entry["target"], entry["measured"])
+        cells = (entry["measure"], *(entry[name] for name in where), entry["target"], entry["measured"])
         table.add_row(*map(_cell, cells), met)
     return table
 

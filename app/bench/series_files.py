@@ -9,12 +9,12 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from app.demo.request_log import time_of
 from streams.core.forecast.profile import Floats, Ints
 
 TABLES = (".csv", ".csv.gz")
@@ -89,11 +89,12 @@ def _series(name: str, content: bytes) -> Series | Skipped:
     for row in csv.reader(io.StringIO(content.decode("utf-8-sig", errors="replace"), newline="")):
         if len(row) < 2:
             continue
+        time = time_of(row[0])
         try:
-            time, value = _time(row[0]), float(row[1])
+            value = float(row[1])
         except ValueError:
             continue  # a header, or a value that is missing
-        if isfinite(time) and isfinite(value):
+        if time is not None and isfinite(value):
             times.append(time)
             values.append(value)
     label = str(PurePosixPath(name)).removesuffix(".gz").removesuffix(".csv")
@@ -114,12 +115,3 @@ def _series(name: str, content: bytes) -> Series | Skipped:
     counts = np.bincount(place)
     grid = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
     return Series(label, float(at[0]), step_s, grid)
-
-
-def _time(text: str) -> float:
-    """Returns a time as Unix seconds: ISO 8601 (UTC where it does not say), or a number of seconds."""
-    try:
-        return float(text)
-    except ValueError:
-        time = datetime.fromisoformat(text)
-        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()

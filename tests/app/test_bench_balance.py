@@ -10,6 +10,7 @@ import pytest
 
 from app.bench.balance import Order, run_bench_balance
 from app.bench.balance_targets import FIELDS, means, targets
+from app.bench.plan import Size as PlanSize
 from app.bench.series_files import Series
 from app.bench.trace_shapes import TraceShapes
 from schemas.errors import ConfigError
@@ -99,7 +100,7 @@ def test_a_small_run_writes_rows_and_resumes(tmp_path: Path) -> None:
         json_path=path,
         resume=True,
         command="foreshard bench balance",
-        plans={"64 x 4": (64, 4, 3)},
+        plans=[PlanSize(64, 4, target_ms=1_000.0, runs=3)],
     )
     run_bench_balance(order)
     first = json.loads(path.read_text())

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from app.bench.forecast.campaigns import Starts
@@ -16,7 +15,7 @@ from app.bench.forecast.scale import Scale
 from app.bench.forecast.scores import Model, geometric, ours, series_rows
 from app.bench.forecast.targets import Measured, targets
 from app.bench.machine import forecast_versions, machine
-from app.bench.report import WIDTH
+from app.bench.report import targets_table, wide_console
 from app.bench.series_files import Skipped
 
 OURS = "foreshard"
@@ -112,9 +111,7 @@ def _starts(starts: Starts) -> dict[str, float | None]:
 
 def show(whole: Mapping[str, Any]) -> None:
     """Prints series, means, peers, campaigns, targets, and what was left out."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH)
+    console = wide_console()
     console.print(_series_table(whole["series"]))
     for title, key in (("all series", "geomean"), ("steps up to a minute", "geomean_minute")):
         console.print(_means_table(title, whole[key]))
@@ -124,7 +121,7 @@ def show(whole: Mapping[str, Any]) -> None:
         console.print(
             f"campaigns {name}: " + ", ".join(f"{what} {_figure(value)}" for what, value in wapes.items())
         )
-    console.print(_targets_table(whole["targets"]))
+    console.print(targets_table(whole["targets"], {"series": "series"}))
     for what in ("skipped", "missing"):
         found = whole[what]
         listed = found.items() if isinstance(found, Mapping) else ((one["name"], one["why"]) for one in found)
@@ -156,15 +153,6 @@ def _peers_table(peers: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row(
             row["name"], f"{row['origins']:,}", f"{row['cpu_us_per_step']:,.1f}", *map(_figure, figures)
         )
-    return table
-
-
-def _targets_table(found: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("targets", ("measure", "series", "target", "measured", "met"))
-    for entry in found:
-        met = {True: "yes", False: "NO", None: "-"}[entry["met"]]
-        measured = "-" if entry["measured"] is None else f"{entry['measured']:,}"
-        table.add_row(entry["measure"], entry["series"], entry["target"], measured, met)
     return table
 
 
