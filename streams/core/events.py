@@ -239,7 +239,7 @@ class EventBook:
         counts: float64[series, shards], requests in [start, start + step_s). Additions are subtracted
         (never below 0; those of a type in proportion to the shards' counts), factors divided out.
         """
-        times = start + step_s * (np.arange(SAMPLES) + 0.5) / SAMPLES
+        times = _within(start, step_s)
         if not self._at(times):
             return counts
         base = counts.astype(np.float64)
@@ -264,7 +264,7 @@ class EventBook:
         """
         middle = start + step_s / 2
         found = np.zeros(len(self._names), dtype=np.bool_)
-        for placed in self._at(np.array([start - PUNCTUAL_S, start + step_s + PUNCTUAL_S])):
+        for placed in self._near(start - PUNCTUAL_S, start + step_s + PUNCTUAL_S):
             event = placed.event
             if min(abs(middle - event.start), abs(middle - event.end)) < PUNCTUAL_S:
                 for series in placed.series or {number for number, *_ in placed.keys}:
@@ -280,8 +280,7 @@ class EventBook:
         counts: as in `deflate`; usual: float64[series, shards], the usual requests at this time, in any unit,
         or NaN; expected: likewise, the requests that were forecast for this step without events.
         """
-        middle = start + step_s / 2
-        times = start + step_s * (np.arange(SAMPLES) + 0.5) / SAMPLES
+        middle, times = start + step_s / 2, _within(start, step_s)
         for placed in list(self._placed.values()):
             event = placed.event
             if (event.uplift or 0.0) <= SMALL_UPLIFT and not event.requests_per_s:
@@ -295,6 +294,12 @@ class EventBook:
                 effects = placed.effect(times, step_s), placed.full(step_s)
                 logs = [_log(float(placed.scope(loads).sum())) for loads in (usual, expected)]
                 self.trust.learn(event, (middle, step_s), load, *effects, *logs)
+
+
+def _within(start: float, step_s: float) -> Floats:
+    """Returns float64[SAMPLES], times at which a step is looked at."""
+    times: Floats = start + step_s * (np.arange(SAMPLES) + 0.5) / SAMPLES
+    return times
 
 
 def _log(load: float) -> float:

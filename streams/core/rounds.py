@@ -196,7 +196,8 @@ class Rounds(Leader):
         if snapshot is None:
             raise MappingError("a round before the first mapping: call first_start")
         missing = self.load.unknown_partitions(now)
-        rates = None if missing else self.load.rates(now, self.outlook.costs.now())
+        costs = self.outlook.costs.now()
+        rates = None if missing else self.load.rates(now, costs)
         if rates is None:
             what = f"ingest partitions {missing}" if missing else "the first complete window"
             detail = _joined(f"no load report yet for {what}", suspicion)
@@ -205,7 +206,7 @@ class Rounds(Leader):
         reactive = self.settings.policy == "reactive"
         events = self.unannounced if reactive else self.events
         demand = self.outlook.demand(now, rates, self.load.hot_slots(now), events)
-        inputs = self._inputs(now, snapshot, demand, self._cluster_inputs(now, rates))
+        inputs = self._inputs(now, snapshot, demand, self._cluster_inputs(now, rates, costs))
         if reactive:
             inputs = measured_only(inputs)
         made = plan(inputs, self.settings.planner)
@@ -229,9 +230,9 @@ class Rounds(Leader):
         if cpu is not None and waiting is not None and waiting <= rps.sum():
             self.outlook.costs.learn(rps, self.clusters[name].capacity_cps, cpu)
 
-    def _cluster_inputs(self, now: float, rates: np.ndarray) -> list[ClusterInput]:
+    def _cluster_inputs(self, now: float, rates: np.ndarray, costs: np.ndarray) -> list[ClusterInput]:
         requests = float(rates.sum())
-        cost = float((self.outlook.costs.now()[:, None] * rates).sum())
+        cost = float((costs[:, None] * rates).sum())
         mean_cost = cost / requests if requests > 0 else 1.0
         times = now + STEP_S * np.arange(COLUMNS, dtype=np.float64)
         return [
