@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +21,10 @@ from app.chaos.report import as_json, sentences
 from app.chaos.settings import ROUTER_GROUP, Chaos
 from app.chaos.site import Site
 from app.chaos.stage import Run
+from app.interruption import INTERRUPTED, interruptible
 from app.local_kafka import LocalKafka
 from schemas.errors import ForeshardError
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C: 128 + SIGINT."""
 BROKEN_PROMISE = 1
 
 
@@ -37,7 +34,7 @@ def run_chaos(chaos: Chaos, json_path: Path | None, *, keep: bool = False) -> in
     folder = Path(tempfile.mkdtemp(prefix="foreshard-chaos-"))
     good = False
     try:
-        with _interruptible(), killable_kafka(console.print) as kafka:
+        with interruptible(), killable_kafka(console.print) as kafka:
             good = _run(chaos, kafka, folder, json_path, console)
             if keep or not good:
                 _keep_broker_side(kafka, folder)
@@ -91,15 +88,3 @@ def _keep_broker_side(kafka: LocalKafka, folder: Path) -> None:
     if kafka.java is None:
         return
     broker_log.keep(kafka.java.folder, folder / "broker.log")
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the run as Ctrl-C does, in order."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

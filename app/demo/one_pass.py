@@ -88,6 +88,7 @@ class OnePass:
         """Starts, watches and stops all processes; returns the wall time of the first request."""
         with Children(self.folder) as children, _Decisions(config) as decisions:
             self._start(children, config)
+            self.say("the processes start, and the balancer learns that history: most of a minute")
             self._wait_until_ready(children, config)
             warm_up.stop()
             self.say(f"all processes are ready; the broker is warm ({warm_up.transactions:,} transactions)")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,11 @@ from app.demo.report import WINDOW_S, count, load_over_capacity
 from app.demo.request_log import read_log, replay
 from app.demo.settings import DWELL_S
 from app.demo.traffic import STEP_S, Traffic
+from app.interruption import INTERRUPTED, interruptible
 from app.local_kafka import LocalKafka, local_kafka
 from schemas.errors import ConfigError
 from schemas.records import Mode
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C: 128 + SIGINT."""
 BROKEN_PROMISE = 1
 """Exit status when a request was lost, processed twice, or after a later one of its key."""
 
@@ -51,7 +49,7 @@ def run_demo(  # noqa: PLR0913 - one parameter for each option of the command
 ) -> int:
     """Runs the passes and reports them; returns the exit status."""
     console = Console(highlight=False)
-    with _interruptible(), contextlib.ExitStack() as stack:
+    with interruptible(), contextlib.ExitStack() as stack:
         try:
             traffic = _traffic(seconds, time_scale, seed, trace, columns, window_from)
             capacity = backends.capacities(traffic.mean_cps)
@@ -172,18 +170,3 @@ def _delete_topics(kafka: LocalKafka, prefix: str) -> None:
         for future in admin.delete_topics(ours).values():
             with contextlib.suppress(Exception):
                 future.result(10)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the demo as Ctrl-C does, in order; only the main thread can say so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
