@@ -116,9 +116,11 @@ class Outlook:
             announced += (part - quiet).max(axis=1)
             views.append(view)
         load[:, 0] = measured.sum(axis=0)
-        untrusted = [index for index, view in enumerate(views) if not view.trusted]
-        gated = measured[untrusted].sum(axis=0)
+        trusted = np.array([view.trusted for view in views])
+        gated = measured[~trusted].sum(axis=0)
         extra, on_now = events.added(times, costs), events.added(times[:1], costs, headroom=False)
+        on_keys = {slot // SLOTS for slot in on_now} | set(events.shard_factor(times[:1], headroom=False))
+        load[:, 1:] += self.shares.surges(rates * trusted[:, None], costs, on_keys)[:, None]
         to_come = {slot: rate - float(on_now.get(slot, NOTHING)[0]) for slot, rate in extra.items()}
         for slot, rate in extra.items():
             shard = slot // SLOTS
