@@ -15,6 +15,7 @@ from streams.core.forecast import Costs, Forecaster, Skill
 from streams.core.keys import KeyRules
 from streams.core.load import Shares, Step
 from streams.core.steps import STEP_S
+from streams.core.surges import Surges
 
 Floats = NDArray[np.float64]
 
@@ -53,6 +54,7 @@ class Outlook:
         self.forecaster = Forecaster(len(rules.series), STEP_S, HORIZON)
         self.costs = Costs(rules.costs())
         self.shares = Shares(len(rules.series), rules.shards)
+        self._surges = Surges()
         self.newest_step: int | None = None
         self.learned = 0
         """Steps learned since the start, stored history included."""
@@ -120,7 +122,8 @@ class Outlook:
         gated = measured[~trusted].sum(axis=0)
         extra, on_now = events.added(times, costs), events.added(times[:1], costs, headroom=False)
         on_keys = {slot // SLOTS for slot in on_now} | set(events.shard_factor(times[:1], headroom=False))
-        load[:, 1:] += self.shares.surges(rates * trusted[:, None], costs, on_keys)[:, None]
+        surging = self._surges.expect(now, self.shares.share, rates * trusted[:, None], costs, on_keys)
+        load[:, 1:] += surging[:, None]
         to_come = {slot: rate - float(on_now.get(slot, NOTHING)[0]) for slot, rate in extra.items()}
         for slot, rate in extra.items():
             shard = slot // SLOTS

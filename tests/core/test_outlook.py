@@ -202,13 +202,13 @@ def test_events_upon_events_stay_finite() -> None:
 
 
 def test_a_shard_that_became_popular_is_planned_for_before_its_share_follows() -> None:
-    """Its forecast is raised by twice what is too much, that of nobody else; the measurement stays."""
+    """Its forecast is raised by what is too much, that of nobody else; the measurement stays."""
     outlook = taught()
     quiet, seen = look(outlook, even(160.0)), look(outlook, with_more(even(160.0), [3], 10.0))
     others = np.arange(SHARDS) != 3
     assert np.allclose(seen.load[others], quiet.load[others])
     assert seen.load[3, 0] == pytest.approx(quiet.load[3, 0] + 10.0)
-    assert np.allclose(seen.load[3, 1:] - quiet.load[3, 1:], 2 * 10.0 * 15 / 16, rtol=0.05)
+    assert np.allclose(seen.load[3, 1:] - quiet.load[3, 1:], 10.0 * 15 / 16, rtol=0.05)
 
 
 def test_surges_of_an_untrusted_series_are_measured_already() -> None:
