@@ -45,6 +45,12 @@ class Sums:
         self._counts = np.zeros((1, size), dtype=np.int64)
         self._free = [0]
 
+    def widen(self, size: int) -> None:
+        """Makes room for codes below `size`, and for twice as many the next time: copies are rare."""
+        short = size - self._counts.shape[1]
+        if short > 0:
+            self._counts = np.pad(self._counts, ((0, 0), (0, max(short, self._counts.shape[1]))))
+
     def row(self) -> int:
         """Returns a row that nobody uses, of zeros."""
         if not self._free:
@@ -89,7 +95,8 @@ class Tally:
 
     def __init__(self, router: str, series: Sequence[str], shards: int, step_s: float) -> None:
         self.router = router
-        self.series = list(series)
+        self.series = series
+        """Names by index; it may grow."""
         self.shards = shards
         self.step_s = step_s
         self._spans: list[_Span] = []
@@ -135,6 +142,7 @@ class Tally:
         """
         self._dead += len(routed.dead)
         taken, sent = routed.taken, routed.sent
+        self._cells.widen(len(self.series) * self.shards)
         code = taken.series * self.shards + taken.slot // SLOTS
         requests = np.bincount(taken.partition, minlength=len(self._rows))
         size = np.bincount(taken.partition, weights=taken.size, minlength=len(self._rows))
@@ -187,7 +195,7 @@ class Tally:
             window_to=window[1],
             epoch=version[0],
             version=version[1],
-            series=self.series,
+            series=list(self.series),
             partitions=partitions,
             clusters={name: column.tolist() for name, column in sorted(self._targets.items())},
             hot_slots=[(int(slots[place]), int(counts[place])) for place in hottest],
@@ -239,7 +247,7 @@ class Tally:
                 step=one,
                 step_s=self.step_s,
                 ranges=ranges if one == step else [],
-                series=self.series,
+                series=list(self.series),
                 arrivals=self._counts(*of_step.get(one, (NOTHING, NOTHING))),
             )
             for one in steps

@@ -273,7 +273,7 @@ def test_the_example_has_every_option_with_its_default() -> None:
     rule = tables["request_types"][0]
     fields_of_rule = RequestTypeRule.model_fields
     assert set(rule) == set(fields_of_rule)
-    optional = {"order", "missing", "cost"}
+    optional = {"order", "missing", "cost", "forecast_by"}
     assert {name: rule[name] for name in optional} == {
         name: fields_of_rule[name].default for name in optional
     }

@@ -15,7 +15,6 @@ from app.local_kafka import LocalKafka
 from schemas.records import Counts, Decision, Event, LoadHistory, load_record
 from schemas.topics import LOAD, STATE
 from streams.core.events import EventBook
-from streams.core.load import Step
 from streams.core.outlook import COLUMNS, Outlook
 from streams.core.steps import STEP_S, StepBook
 from tests.streams.balancer_kit import SHARDS, BalancedSite, balanced_site
@@ -79,15 +78,16 @@ def told(site: BalancedSite, epoch: int) -> list[Decision]:
 def worked_out(site: BalancedSite, event: Event, upto: float) -> Iterator[tuple[float, Outlook, EventBook]]:
     """Yields (time of the next step, outlook, events) after every step, learned from everything stored."""
     rules = site.config.rules
-    outlook, events = Outlook(rules), EventBook(rules, ())
+    outlook = Outlook(rules)
+    events = EventBook(rules, (), outlook.series)
     events.add(event)
-    steps = StepBook(rules.series, rules.shards, INGEST_PARTITIONS, STEP_S)
+    steps = StepBook(outlook.series, rules.shards, INGEST_PARTITIONS, STEP_S)
     for message in site.table(LOAD):
         record = load_record(message.value())
         if isinstance(record, LoadHistory):
             steps.add(record)
     for step in steps.close(upto + 60.0, most=10_000):
-        outlook.learn(Step(step.index, step.counts), events)
+        outlook.learn(step, events)
         yield (step.index + 1) * STEP_S, outlook, events
 
 
