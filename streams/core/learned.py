@@ -1,8 +1,8 @@
 """What was learned of the load, as records: a successor goes on from them instead of learning anew.
 
 Forecasts, shards' parts, costs and trust in events are one state, of one step: they were learned together,
-and only together they fit. It is a line of JSON (series of each row, fields that types are forecast by,
-trust, name, type and shape of every array), then the arrays' bytes one after the other; compressed, and cut into
+and only together they fit. It is a line of JSON (series of each row, what types are forecast by, trust,
+name, type and shape of every array), then the arrays' bytes one after the other; compressed, and cut into
 parts of one record each.
 """
 

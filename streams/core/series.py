@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streams.core.key_rules import ANY_TYPE, SERIES_MARK, KeyRules
+from streams.core.value_series import value_text
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -115,9 +116,10 @@ class SeriesRows:
         return self._is_value(name, self.type_index(name))
 
     def _is_value(self, name: str, kind: int) -> bool:
-        return (
-            kind >= 0 and self.types[kind] in self.split and name.startswith(self.types[kind] + SERIES_MARK)
-        )
+        if kind < 0 or self.types[kind] not in self.split:
+            return False
+        before, value = name[: len(self.types[kind]) + 1], name[len(self.types[kind]) + 1 :]
+        return before == self.types[kind] + SERIES_MARK and value_text(value) is not None
 
     def assign(self, names: Sequence[str], requests: Floats) -> None:
         """Gives free rows to those of these series that have requests and no row; the largest first."""
