@@ -36,11 +36,20 @@ from streams.core.key_fields import (
     text_of,
     utf8_text,
 )
-from streams.core.key_rules import ANY_TYPE, FieldKind, KeyField, KeyRules, RequestType, parse_field
+from streams.core.key_rules import (
+    ANY_TYPE,
+    SERIES_MARK,
+    FieldKind,
+    KeyField,
+    KeyRules,
+    RequestType,
+    parse_field,
+)
 from streams.core.value_series import ValueSeries, value_series
 
 __all__ = [
     "ANY_TYPE",
+    "SERIES_MARK",
     "FieldKind",
     "KeyField",
     "KeyReader",

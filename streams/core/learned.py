@@ -17,6 +17,7 @@ import numpy as np
 import orjson
 
 from schemas.records import LearnedState
+from streams.core.keys import SERIES_MARK
 from streams.core.outlook import Outlook
 from streams.core.trust import Trust
 
@@ -63,7 +64,9 @@ def restore(records: Sequence[LearnedState], outlook: Outlook) -> Trust:
     ours = outlook.series
     own = series[: len(ours.types)]
     if split != ours.split or len(series) != len(ours.names) or own != list(ours.types):
-        names = ", ".join(filter(None, series)) + "".join(f", {name} by {by}" for name, by in split.items())
+        made = tuple(name + SERIES_MARK for name in split)  # values are nothing for a log
+        names = ", ".join(name for name in series if name and not name.startswith(made))
+        names += "".join(f", {name} by {by}" for name, by in split.items())
         raise ValueError(f"what was learned up to step {newest} is of the series {names}")
     outlook.restore(arrays)
     ours.take(series)

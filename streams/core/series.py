@@ -149,9 +149,7 @@ class SeriesRows:
         given = {row: name for row, name in enumerate(names) if name and row >= len(self.types)}
         fits = len(names) == len(self.names) and tuple(names[: len(self.types)]) == self.types
         if not fits or any(self.type_index(name) != self.type_of[row] for row, name in given.items()):
-            raise ValueError(
-                f"series {', '.join(filter(None, names))} do not fit types {', '.join(self.types)}"
-            )
+            raise ValueError(f"{len(names)} rows do not fit types {', '.join(self.types)}")
         for row, name in given.items():
             self._give(name, row)
 
