@@ -45,7 +45,7 @@ from streams.core.key_rules import (
     RequestType,
     parse_field,
 )
-from streams.core.value_series import ValueSeries, value_series
+from streams.core.value_series import VALUES_REPORTED, ValueSeries, value_series
 
 __all__ = [
     "ANY_TYPE",
@@ -150,7 +150,9 @@ class KeyReader:
     BadRequestError. The value is decoded only where a field that a rule names is in it, and only so far.
     """
 
-    def __init__(self, rules: KeyRules) -> None:
+    def __init__(self, rules: KeyRules, most_values: int = VALUES_REPORTED) -> None:
+        """most_values: of a type's `forecast_by`, which get a series index of their own."""
+        self._most_values = most_values
         self._type_from = tuple((field.kind, field.path, field) for field in rules.type_from)
         self._needed = needed_fields(rules)
         self._types: dict[str, CompiledRule] = {}
@@ -180,7 +182,9 @@ class KeyReader:
             plain = tuple(replace(rule, forecast_by=None) for rule in rules.types)
             self._plain = KeyReader(replace(rules, types=plain))
         return [
-            None if field is None else ValueSeries(rule, series, field, self._needed, self._register)
+            None
+            if field is None
+            else ValueSeries(rule, series, field, self._needed, self._register, self._most_values)
             for series, (rule, field) in enumerate(zip(rules.types, split, strict=True))
         ]
 

@@ -47,8 +47,10 @@ class ValueSeries:
         field: KeyField,
         needed: NeededFields | None,
         register: Callable[[str, int], int],
+        most: int = VALUES_REPORTED,
     ) -> None:
-        """own: index of the type's series; register: gives (name, own) an index."""
+        """own: index of the type's series; register: gives (name, own) an index, to `most` of them."""
+        self._most = most
         self._name, self._own, self._field, self._register = rule.name + SERIES_MARK, own, field, register
         self._index: dict[str, int] = {}
         self.in_value = field.kind == "json"
@@ -84,7 +86,7 @@ class ValueSeries:
         if text is None:
             return self._own
         if text not in self._index:
-            if len(self._index) >= VALUES_REPORTED:
+            if len(self._index) >= self._most:
                 return self._own
             self._index[text] = self._register(self._name + text, self._own)
         return self._index[text]
