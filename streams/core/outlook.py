@@ -53,8 +53,8 @@ class _Look:
     times: Floats
     rates: Floats
     """float64[rows, shards], requests/s."""
-    requests: Floats
-    """float64[rows], requests/s."""
+    weights: Floats
+    """float64[rows]: as these, what is added to a type is divided over its rows."""
     costs: Floats
     """float64[rows], cost units per request."""
     events: EventBook
@@ -131,7 +131,7 @@ class Outlook:
         A series whose forecast is not trusted contributes its measured part to every column.
         """
         times = now + STEP_S * np.arange(COLUMNS, dtype=np.float64)
-        look = _Look(times, rates, rates.sum(axis=1), self.costs_by_row(), events)
+        look = _Look(times, rates, self._weights(rates), self.costs_by_row(), events)
         measured = look.costs[:, None] * rates
         load = np.zeros((self.rules.shards, COLUMNS))
         announced = np.zeros(self.rules.shards)
@@ -159,6 +159,13 @@ class Outlook:
         raised = np.flatnonzero(announced > EVENT_PART * load.max(axis=1))
         return Demand(load, self._skew(rates, measured, hot, to_come), set(raised.tolist()), views)
 
+    def _weights(self, rates: Floats) -> Floats:
+        """Returns float64[rows]: requests now; where a type has none, most of the last day, or any ever."""
+        weights: Floats = (
+            rates.sum(axis=1) + 1e-6 * self.forecaster.largest() + 1e-12 * self.shares.share.sum(axis=1)
+        )
+        return weights
+
     def _series(
         self, index: int, look: _Look, base: Floats, skill: Skill
     ) -> tuple[Floats, Floats, SeriesView]:
@@ -170,9 +177,9 @@ class Outlook:
         name, times, events = self.series.names[index], look.times, look.events
         rates, cost = look.rates[index], float(look.costs[index])
         uplift = np.minimum(events.uplift(name, times), MOST_UPLIFT)
-        added = events.added_series(name, times, requests=look.requests)
+        added = events.added_series(name, times, requests=look.weights)
         uplift_now = min(float(events.uplift(name, times[:1], headroom=False)[0]), MOST_UPLIFT)
-        added_now = float(events.added_series(name, times[:1], False, look.requests)[0])
+        added_now = float(events.added_series(name, times[:1], False, look.weights)[0])
         factor_now = events.shard_factor(times[:1], headroom=False)
         share = self.shares.share[index]
         now_rps = float(rates.sum())

@@ -41,6 +41,10 @@ class SeriesRows:
         """Series of each row; empty for one in reserve."""
         self.reserve: Bools = np.array([not name for name in self.names], dtype=np.bool_)
         """bool[rows]: which have no series yet."""
+        self._free: dict[int, list[int]] = {}
+        """Type index -> its rows in reserve."""
+        for row in np.flatnonzero(self.reserve).tolist():
+            self._free.setdefault(int(self.type_of[row]), []).append(row)
         self._row = {name: number for number, name in enumerate(types)}
         self._heard: list[str] = list(types)
         """Series by number: the types, then values as they are heard of."""
@@ -129,14 +133,14 @@ class SeriesRows:
             if count > 0 and name not in self._row
         ]
         for _, name in sorted(new):
-            kind = self.type_index(name)
-            free = np.flatnonzero((self.type_of == kind) & self.reserve)
-            if len(free):
-                self._give(name, int(free[0]))
+            free = self._free[self.type_index(name)]
+            if free:
+                self._give(name, free[0])
 
     def _give(self, name: str, row: int) -> None:
         self.names[row] = name
         self.reserve[row] = False
+        self._free[int(self.type_of[row])].remove(row)
         self._row[name] = row
         if name in self._number:
             self._rows[self._number[name]] = row

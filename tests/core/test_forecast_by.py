@@ -269,11 +269,11 @@ def test_an_event_on_one_value_leaves_the_others_alone() -> None:
 
 
 def test_requests_that_an_event_adds_to_a_type_come_once() -> None:
-    """Divided over its rows as their requests are; without any, all come in the row of the type itself."""
+    """Divided over its rows as their requests are, or as they were where nothing comes now."""
     outlook, book = announced(event(types=["order"], requests_per_s=12.0), steps=300)
     rates = np.zeros((len(outlook.series.names), SHARDS))
     rates[:4] = spread(*np.array([200.0, 160.0, 300.0, 100.0]) / STEP_S)
-    for measured, wanted in ((rates, [4.0, 0.0, 6.0, 2.0]), (np.zeros_like(rates), [12.0, 0.0, 0.0, 0.0])):
+    for measured, wanted in ((rates, [4.0, 0.0, 6.0, 2.0]), (np.zeros_like(rates), [4.0, 0.0, 6.0, 2.0])):
         on, off = (outlook.demand(START, measured, {}, one) for one in (book, book_of(outlook)))
         assert (on.load - off.load)[:, -1].sum() == pytest.approx(12.0)
         more = [
@@ -337,3 +337,17 @@ def test_trust_is_learned_of_an_event_on_a_value() -> None:
     assert book.trust.settled["e"] == pytest.approx(1.0, abs=0.1)
     assert outlook.forecaster.forecast()[[0, BOLT], -1] == pytest.approx(before, rel=0.02)
     assert outlook.forecaster.forecast()[ACME, -1] == pytest.approx(300.0, rel=0.1)
+
+
+def test_an_import_that_only_its_tenants_make_is_expected_where_they_are() -> None:
+    """Nothing comes for a day, and none ever came without a tenant: what is announced has its shards."""
+    outlook = Outlook(BY_TENANT)
+    book, imported = book_of(outlook), np.zeros((3, SHARDS))
+    imported[2, 5] = 600.0
+    outlook.learn(Step(FIRST - 4000, imported, ("order/acme",)), book)
+    outlook.learn(Step(FIRST - 1, np.zeros((2, SHARDS))), book)
+    book = book_of(outlook, event(types=["order"], requests_per_s=12.0, start=START + 100.0))
+    nothing = np.zeros((len(outlook.series.names), SHARDS))
+    load = outlook.demand(START, nothing, {}, book).load
+    assert load[5, -1] == pytest.approx(12.0)
+    assert load.sum(axis=0)[-1] == pytest.approx(12.0)
