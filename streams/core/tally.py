@@ -25,6 +25,9 @@ from streams.core.routing import Routed
 
 Floats = npt.NDArray[np.float64]
 
+MORE_SERIES = 16
+"""Room is made for so many at a time: for the 128 values of a type in eight copies, with little in vain."""
+
 HOT_SLOTS = 64
 """Busiest slots that a report names; more would not change a plan of 16 moves."""
 
@@ -46,10 +49,8 @@ class Sums:
         self._free = [0]
 
     def widen(self, size: int) -> None:
-        """Makes room for codes below `size`, and for twice as many the next time: copies are rare."""
-        short = size - self._counts.shape[1]
-        if short > 0:
-            self._counts = np.pad(self._counts, ((0, 0), (0, max(short, self._counts.shape[1]))))
+        """Makes room for codes below `size`."""
+        self._counts = np.pad(self._counts, ((0, 0), (0, size - self._counts.shape[1])))
 
     def row(self) -> int:
         """Returns a row that nobody uses, of zeros."""
@@ -101,7 +102,9 @@ class Tally:
         self.step_s = step_s
         self._spans: list[_Span] = []
         self._active: dict[int, _Span] = {}
-        self._cells = Sums(len(self.series) * shards)
+        self._wide = len(self.series)
+        """Series for which there is room."""
+        self._cells = Sums(self._wide * shards)
         """A row for every span, and one for every step that is not in a history record yet."""
         self._steps: dict[int, int] = {}
         self._rows: Ints = NOTHING
@@ -142,7 +145,9 @@ class Tally:
         """
         self._dead += len(routed.dead)
         taken, sent = routed.taken, routed.sent
-        self._cells.widen(len(self.series) * self.shards)
+        if len(self.series) > self._wide:
+            self._wide = len(self.series) + MORE_SERIES
+            self._cells.widen(self._wide * self.shards)
         code = taken.series * self.shards + taken.slot // SLOTS
         requests = np.bincount(taken.partition, minlength=len(self._rows))
         size = np.bincount(taken.partition, weights=taken.size, minlength=len(self._rows))
