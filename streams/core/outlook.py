@@ -83,9 +83,8 @@ class Outlook:
             observed = self.series.by_row(step.counts, step.values)
             usual = np.exp(self.forecaster.usual(step.index))[:, None] * self.shares.share
             expected = self.forecaster.forecast()[:, 1:2] * self.shares.share
-            values = slice(
-                len(self.series.types), None
-            )  # a young value must not hide what its type is used to
+            # A young value must not hide what its type is used to.
+            values = slice(len(self.series.types), None)
             usual[values] = np.where(np.isnan(usual[values]), expected[values], usual[values])
             events.learn(step.index * STEP_S, STEP_S, observed, usual, expected)
             counts = events.deflate(step.index * STEP_S, STEP_S, observed)
