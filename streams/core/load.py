@@ -25,8 +25,8 @@ NEWEST_WINDOWS = 2
 """Windows of "the newest 10 s"."""
 SMOOTH_S = 30.0
 """Time constant of the smoothed rate: rounds come every 10 s, so it averages three of them."""
-SURGE_SD = 2.0
-"""The newest 10 s of a shard count as a surge when they exceed the smoothed rate by more than this many
+JUMP_SD = 2.0
+"""The newest 10 s of a shard count as a jump when they exceed the smoothed rate by more than this many
 standard deviations of a Poisson count."""
 KEPT_WINDOWS = 24
 """Windows kept per partition: 120 s, four time constants; what is older weighs under 2 %."""
@@ -171,9 +171,9 @@ class LoadBook:
             return None
         newest, smooth = self._sums()
         weigh = np.ones(len(self._series.names)) if costs is None else costs
-        chance = SURGE_SD * np.sqrt((weigh * weigh) @ smooth / (NEWEST_WINDOWS * WINDOW_S))
-        surges = weigh @ newest > weigh @ smooth + chance
-        smooth[:, surges] = newest[:, surges]
+        chance = JUMP_SD * np.sqrt((weigh * weigh) @ smooth / (NEWEST_WINDOWS * WINDOW_S))
+        jumped = weigh @ newest > weigh @ smooth + chance
+        smooth[:, jumped] = newest[:, jumped]
         return smooth
 
     def _sums(self) -> tuple[Floats, Floats]:

@@ -134,7 +134,7 @@ class Outlook:
         measured = look.costs[:, None] * rates
         load = np.zeros((self.rules.shards, COLUMNS))
         announced = np.zeros(self.rules.shards)
-        views, untrusted = [], []
+        views, trusted = [], ~self.series.reserve
         paths = self.forecaster.forecast()
         for row, skill in enumerate(self.forecaster.skill()):
             if self.series.reserve[row]:
@@ -143,12 +143,13 @@ class Outlook:
             load += part
             announced += (part - quiet).max(axis=1)
             views.append(view)
-            if not view.trusted:
-                untrusted.append(row)
+            trusted[row] = view.trusted
         load[:, 0] = measured.sum(axis=0)
-        gated = measured[untrusted].sum(axis=0)
-        costs = self.costs.now()
+        gated = measured[~trusted].sum(axis=0)
+        costs = look.costs
         extra, on_now = events.added(times, costs), events.added(times[:1], costs, headroom=False)
+        on_keys = {slot // SLOTS for slot in on_now} | set(events.shard_factor(times[:1], headroom=False))
+        load[:, 1:] += self.shares.surges(rates * trusted[:, None], costs, on_keys)[:, None]
         to_come = {slot: rate - float(on_now.get(slot, NOTHING)[0]) for slot, rate in extra.items()}
         for slot, rate in extra.items():
             shard = slot // SLOTS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,14 @@ FAST = 0.4
 """Weight when a share is plainly off: half the change is taken in within 45 s."""
 OFF = 4.0
 """Standard deviations (of a Poisson count) at which a share is off; 2 steps running decide."""
+SURGE_PART = 0.15
+"""A shard surges when it measures more than its share by this part of it ..."""
+SURGE_SD = 4.0
+"""... and by so many standard deviations of a Poisson count over 10 s."""
+SURGE_COUNT_S = 10.0
+SURGE_GROWTH = 2.0
+"""A surge is planned for at this multiple of what is seen of it: it takes half a minute to see one and move
+slots away, and most still grow then. 1 is a third worse than no forecasts at all (docs/forecasting.md)."""
 
 
 class Shares:
@@ -45,6 +53,22 @@ class Shares:
         share = share + np.where(again, max(FAST, weight), weight) * (counts / total - share)
         self.share[series] = share / share.sum()
         self._sign[series] = sign
+
+    def surges(self, rates: Floats, costs: Floats, spared: Collection[int] = ()) -> Floats:
+        """Returns float64[shards], cost units/s to expect beyond shares: of shards that became popular; or 0.
+
+        rates: float64[series, shards], requests/s now; costs: float64[series]; spared: shards that are not
+        judged, such as those on whose keys an event acts. Shares follow steps, which close a minute late; a
+        whole series that grows is no surge of its shards.
+        """
+        judged = np.ones(rates.shape[1], dtype=np.bool_)
+        judged[list(spared)] = False
+        whole = self.share[:, judged].sum(axis=1)
+        now = rates[:, judged].sum(axis=1) / np.where(whole > 0, whole, np.inf)
+        more = costs @ rates - (costs * now) @ self.share
+        chance = SURGE_SD * np.sqrt((costs * costs) @ rates / SURGE_COUNT_S)
+        found = judged & (more > SURGE_PART * ((costs * now) @ self.share)) & (more > chance)
+        return np.where(found, SURGE_GROWTH * more, 0.0)
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Returns the whole state by name; `from_arrays` continues exactly."""

@@ -10,7 +10,7 @@ from streams.core.events import EventBook
 from streams.core.load import Step
 from streams.core.outlook import COLUMNS, Demand, Outlook
 from streams.core.steps import STEP_S
-from tests.core.rounds_world import RULES, SHARDS, START, campaign, even, user_in
+from tests.core.rounds_world import RULES, SHARDS, START, campaign, even, user_in, with_more
 
 FIRST = int(START // STEP_S) - 300
 
@@ -199,3 +199,29 @@ def test_events_upon_events_stay_finite() -> None:
     with np.errstate(over="ignore"):
         demand = look(Outlook(RULES), even(160.0), *events)
     assert np.isfinite(demand.load).all()
+
+
+def test_a_shard_that_became_popular_is_planned_for_before_its_share_follows() -> None:
+    """Its forecast is raised by twice what is too much, that of nobody else; the measurement stays."""
+    outlook = taught()
+    quiet, seen = look(outlook, even(160.0)), look(outlook, with_more(even(160.0), [3], 10.0))
+    others = np.arange(SHARDS) != 3
+    assert np.allclose(seen.load[others], quiet.load[others])
+    assert seen.load[3, 0] == pytest.approx(quiet.load[3, 0] + 10.0)
+    assert np.allclose(seen.load[3, 1:] - quiet.load[3, 1:], 2 * 10.0 * 15 / 16, rtol=0.05)
+
+
+def test_surges_of_an_untrusted_series_are_measured_already() -> None:
+    """It is served as measured: the surge counts once."""
+    seen = look(Outlook(RULES), with_more(even(160.0), [3], 10.0))
+    assert np.allclose(seen.load[3], 20.0)
+
+
+def test_more_than_announced_on_the_keys_of_an_event_is_no_surge() -> None:
+    """The event's own trust says what to expect of it."""
+    user, slot = user_in(range(SHARDS))
+    running = campaign(START - 300, START + 900, user, 5.0)
+    raised = with_more(even(160.0), [slot // SLOTS], 10.0)
+    outlook = taught()
+    expected = look(outlook, even(160.0), running).load[slot // SLOTS, 1:]
+    assert np.allclose(look(outlook, raised, running).load[slot // SLOTS, 1:], expected)

@@ -44,3 +44,48 @@ def test_shares_continue_exactly_from_their_arrays() -> None:
     shares.update(step)
     again.update(step)
     np.testing.assert_array_equal(again.share, shares.share)
+
+
+def learned() -> Shares:
+    """Shares of two series: even ones of the first, all of the second on shard 3."""
+    shares = Shares(2, SHARDS)
+    shares.update(np.array([[300.0] * 4, [0.0, 0.0, 0.0, 300.0]]))
+    return shares
+
+
+def test_a_shard_that_becomes_popular_is_expected_to_grow_as_much_again() -> None:
+    """100 requests/s each, one 160: the mean of the other three says what it should have, cost decides."""
+    surges = learned().surges(np.array([[100.0, 160.0, 100.0, 100.0], [0.0] * 4]), np.array([2.0, 1.0]))
+    assert surges.tolist() == [0.0, pytest.approx(2 * 2.0 * (160 - 115)), 0.0, 0.0]
+
+
+def test_a_series_that_grows_is_no_surge_of_its_shards() -> None:
+    """Three times as much on every shard, or on the only one that the series has."""
+    assert not learned().surges(np.array([[300.0] * 4, [0.0, 0.0, 0.0, 900.0]]), np.ones(2)).any()
+
+
+@pytest.mark.parametrize(("rate", "seen"), [(112.0, False), (130.0, True)])
+def test_little_more_than_its_share_is_no_surge(rate: float, seen: bool) -> None:
+    """15 % of a shard's share is within what shares wander."""
+    surges = learned().surges(np.array([[rate, 100.0, 100.0, 100.0], [0.0] * 4]), np.ones(2))
+    assert (surges[0] > 0) == seen
+
+
+def test_what_chance_explains_is_no_surge() -> None:
+    """Half as much again of 1 request/s is 5 requests in 10 s; of 100 it is 500."""
+    assert not learned().surges(np.array([[1.5, 1.0, 1.0, 1.0], [0.0] * 4]), np.ones(2)).any()
+
+
+def test_a_shard_left_to_its_event_is_neither_judged_nor_a_measure_for_others() -> None:
+    """Its campaign would otherwise make the series' other shards look small, and a real surge, too."""
+    rates = np.array([[900.0, 150.0, 100.0, 100.0], [0.0] * 4])
+    surges = learned().surges(rates, np.ones(2), {0})
+    assert surges[0] == 0.0
+    assert surges[1] == pytest.approx(2 * (150 - 350 / 3))
+
+
+def test_a_shard_without_a_share_can_surge() -> None:
+    """A new tenant on a shard that had nothing."""
+    shares = Shares(1, SHARDS)
+    shares.update(np.array([[300.0, 300.0, 0.0, 0.0]]))
+    assert shares.surges(np.array([[100.0, 100.0, 50.0, 0.0]]), np.ones(1))[2] == pytest.approx(100.0)

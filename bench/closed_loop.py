@@ -1,0 +1,124 @@
+"""Do forecasts and announcements save waits in the whole system, processes and broker included?
+
+    python -m bench.closed_loop --seeds 1,2,3,4,5 --json bench/results/closed-loop-<date>.json
+
+Per seed three demos of one pass on the same traffic and broker, in an order that rotates: the campaign
+announced, the campaign withheld, and the balancer told to plan on measurements alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from app.bench.machine import machine
+from app.bench.report import targets_table, wide_console, write
+from app.local_kafka import local_kafka
+
+VARIANTS = {"announced": (), "withheld": ("--withhold-event",), "reactive": ("--policy", "reactive")}
+LEAST_WITHHELD_PCT = 0.5
+"""With less the load would be no test of anything."""
+MOST_OF_WITHHELD = 0.5
+SHOWN = ("violations_pct", "wait_p99_s", "wait_max_s", "plans", "drifts", "lost", "repeated", "out_of_order")
+
+Row = dict[str, Any]
+
+
+def run(seconds: int, time_scale: float, seeds: Sequence[int], json_path: Path | None) -> dict[str, Any]:
+    """Returns what all demos came to; writes it after each."""
+    rows: list[Row] = []
+    names = list(VARIANTS)
+    with local_kafka(quiet=False) as kafka, tempfile.TemporaryDirectory() as folder:
+        for number, seed in enumerate(seeds):
+            turn = number % len(names)
+            for name in names[turn:] + names[:turn]:
+                rows.append(_demo(name, seed, seconds, time_scale, kafka.bootstrap, Path(folder)))
+                sys.stderr.write(f"{rows[-1]}\n")
+                whole = _report(rows, seconds, time_scale)
+                if json_path is not None:
+                    write(json_path, whole)
+    return whole
+
+
+def _demo(name: str, seed: int, seconds: int, time_scale: float, bootstrap: str, folder: Path) -> Row:
+    file = folder / f"{name}-{seed}.json"
+    options = ["--passes", "auto", "--seed", str(seed), "--seconds", str(seconds), "--json", str(file)]
+    command = [sys.executable, "-m", "app.cli", "demo", "--time-scale", str(time_scale), *options]
+    environment = os.environ | {"KAFKA_BOOTSTRAP": bootstrap}
+    subprocess.run([*command, *VARIANTS[name]], check=True, stdout=subprocess.DEVNULL, env=environment)
+    figures = json.loads(file.read_text())["passes"]["auto"]
+    return {"variant": name, "seed": seed, **{field: figures[field] for field in SHOWN}}
+
+
+def _report(rows: Sequence[Row], seconds: int, time_scale: float) -> dict[str, Any]:
+    means = {
+        name: statistics.fmean(row["violations_pct"] for row in rows if row["variant"] == name)
+        for name in VARIANTS
+        if any(row["variant"] == name for row in rows)
+    }
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "seconds": seconds,
+        "time_scale": time_scale,
+        "rows": list(rows),
+        "violations_pct": {name: round(value, 3) for name, value in means.items()},
+        "targets": _targets(rows, means) if len(means) == len(VARIANTS) else [],
+    }
+
+
+def _targets(rows: Sequence[Row], means: dict[str, float]) -> list[dict[str, Any]]:
+    announced, withheld, reactive = (means[name] for name in VARIANTS)
+    broken = sum(row["lost"] + row["repeated"] + row["out_of_order"] for row in rows)
+    return [
+        _target(
+            "withheld: waited more than 1 s, %",
+            f">= {LEAST_WITHHELD_PCT}",
+            withheld,
+            withheld >= LEAST_WITHHELD_PCT,
+        ),
+        _target(
+            "announced / withheld",
+            f"<= {MOST_OF_WITHHELD}",
+            announced / withheld if withheld else None,
+            announced <= MOST_OF_WITHHELD * withheld,
+        ),
+        _target("announced - reactive, points", "<= 0", announced - reactive, announced <= reactive),
+        _target("lost, repeated or out of order", "== 0", broken, broken == 0),
+    ]
+
+
+def _target(measure: str, target: str, measured: float | None, met: bool) -> dict[str, Any]:
+    return {
+        "measure": measure,
+        "target": target,
+        "measured": None if measured is None else round(measured, 3),
+        "met": met,
+    }
+
+
+def main() -> None:
+    """Runs the demos of the command line; exit status 1 where a target is not met."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=int, default=120)
+    parser.add_argument("--time-scale", type=float, default=10.0)
+    parser.add_argument("--seeds", default="1,2,3,4,5")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    seeds = [int(seed) for seed in given.seeds.split(",")]
+    whole = run(given.seconds, given.time_scale, seeds, given.json)
+    wide_console().print(targets_table(whole["targets"]))
+    sys.exit(0 if all(target["met"] for target in whole["targets"]) else 1)
+
+
+if __name__ == "__main__":
+    main()
