@@ -34,6 +34,10 @@ def _field(text: str) -> str:
     return text
 
 
+def _field_or_none(text: str) -> str:
+    return _field(text) if text else text
+
+
 def _listed(value: object) -> object:
     return value.split(",") if isinstance(value, str) else value
 
@@ -86,6 +90,7 @@ class RequestTypeRule(Section):
     order: Literal["key", "none"] = "key"
     missing: Literal["dead-letter", "empty"] = "dead-letter"
     cost: Annotated[float, Field(gt=0)] = 1.0
+    forecast_by: Annotated[str, AfterValidator(_field_or_none)] = ""
 
     @model_validator(mode="after")
     def _valid(self) -> RequestTypeRule:
@@ -101,6 +106,7 @@ class RequestTypeRule(Section):
             order=self.order,
             missing=self.missing,
             cost=self.cost,
+            forecast_by=parse_field(self.forecast_by) if self.forecast_by else None,
         )
 
 

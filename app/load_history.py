@@ -19,7 +19,8 @@ from schemas import topics
 from schemas.errors import BrokerUnreachableError, ForeshardError, InvalidRecordError
 from schemas.records import LoadHistory, load_record
 from streams.balancer_records import REPORT
-from streams.core.counts import SeriesIndex, flat_cells
+from streams.core.counts import flat_cells
+from streams.core.series import SeriesRows
 from streams.core.steps import LATE_S, STEP_S
 from streams.feed import Feed
 from streams.tables import offsets_since
@@ -31,7 +32,7 @@ Row = tuple[int, str, int] | tuple[int, str, int, int]
 
 
 class History:
-    """Requests per step, series and shard; `by_shard=False` keeps only the series' totals.
+    """Requests per step, type and shard; `by_shard=False` keeps only the types' totals.
 
     Steps that begin at `start` or later and have ended by `end`, model time.
     """
@@ -43,7 +44,7 @@ class History:
         self.shards = shards
         self.by_shard = by_shard
         self._first, self._stop = int(np.ceil(start / STEP_S)), int(end // STEP_S)
-        self._index = SeriesIndex(series)
+        self._index = SeriesRows(series)
         self._steps: dict[int, list[tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]]] = {}
         self.unreadable = 0
         """Records that are no records of ours."""
@@ -52,7 +53,7 @@ class History:
         """Counts one router's part of a step; of a step outside start and end nothing."""
         if record.step_s != STEP_S or not self._first <= record.step < self._stop:
             return
-        cells, counts, _ = flat_cells(record.arrivals, self._index.of(record.series), self.shards)
+        cells, counts, _ = flat_cells(record.arrivals, self._index.numbers(record.series), self.shards)
         if not self.by_shard:
             totals = np.bincount(cells // self.shards, counts, len(self.series)).astype(np.float64)
             cells, counts = np.flatnonzero(totals), totals[totals > 0]

@@ -15,6 +15,7 @@ from streams import metrics
 from streams.clock import Clock
 from streams.core.fences import ClusterNumbers
 from streams.core.load import WINDOW_S
+from streams.core.load_parts import history_parts, report_parts
 from streams.core.routing import Routed
 from streams.core.steps import STEP_S
 from streams.core.tally import Tally, arrival_times
@@ -111,13 +112,15 @@ class LoadReporter:
     def _report(self, window_from: float, window_to: float) -> None:
         with self._lock:
             report = self._tally.report((window_from, window_to), self._version, self._lag, self.handoffs)
-        self._send("report", report)
+        for part in report_parts(report):
+            self._send("report", part)
 
     def _history(self, step: int) -> None:
         with self._lock:
             records = self._tally.history(step)
         for record in records:
-            self._send("history", record)
+            for part in history_parts(record):
+                self._send("history", part)
 
     def _send(self, kind: str, record: Record) -> None:
         try:

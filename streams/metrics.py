@@ -97,7 +97,9 @@ CLUSTER_BACKLOG = Gauge(
 )
 CLUSTER_SCORE = Gauge("foreshard_cluster_load_score", "Load score after the newest round.", ["cluster"])
 SERIES_SKILL = Gauge(
-    "foreshard_series_relative_mae_ratio", "Error at the horizon against that of the last value.", ["series"]
+    "foreshard_series_relative_mae_ratio",
+    "Error at the horizon against that of the last value, by request type.",
+    ["series"],
 )
 BAD_RECORDS = Counter("foreshard_balancer_bad_records", "Records of control topics refused.", ["topic"])
 STEPS_LEARNED = Gauge("foreshard_balancer_learned_steps", "Forecast steps learned since the take-over.")
@@ -147,5 +149,5 @@ def observe_decision(decision: Decision) -> None:
         CLUSTER_BACKLOG.labels(cluster=cluster.name).set(cluster.backlog)
         CLUSTER_SCORE.labels(cluster=cluster.name).set(cluster.score_after)
     for series in decision.series:
-        if series.relative_mae is not None:
+        if series.relative_mae is not None and not series.of_type:  # values of a field are no labels
             SERIES_SKILL.labels(series=series.name).set(series.relative_mae)

@@ -131,7 +131,7 @@ class Router:
             writer = Transactions(router_producer(settings.kafka, settings.transactional_id), self._stopping)
         else:
             writer = Deliveries(router_producer(settings.kafka), self._stopping, self._commit)
-        tally = Tally(settings.instance, self._rules.series, self._rules.shards, STEP_S)
+        tally = Tally(settings.instance, self._reader.series, self._rules.shards, STEP_S)
         self._reporter = LoadReporter(
             settings.kafka, settings.prefix, tally, self._numbers, self._clock, self._lag, self._on_failure
         )

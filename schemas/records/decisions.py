@@ -85,6 +85,8 @@ class SeriesView(BaseModel):
 
     model_config = Record.model_config
     name: str
+    of_type: str = ""
+    """Request type, where the series is that of one value of its `forecast_by`; empty for a type's own."""
     cost: Rate = 1.0
     """Cost units per request, as configured or as learned."""
     now_rps: Rate

@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.records import Counts
-from streams.core.keys import ANY_TYPE
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 MOST_RANGES = 64
 """Separate offset ranges remembered per partition; beyond that the oldest hole counts as covered."""
-
-
-class SeriesIndex:
-    """Maps the series names of a record to the indexes of this process's series."""
-
-    def __init__(self, series: Sequence[str]) -> None:
-        self._index = {name: number for number, name in enumerate(series)}
-        self._known: dict[tuple[str, ...], Ints] = {}
-
-    def of(self, names: Sequence[str]) -> Ints:
-        """Returns int64[len(names)]: own index of each name; that of `*`, or -1, for unknown names."""
-        key = tuple(names)
-        found = self._known.get(key)
-        if found is None:
-            pooled = self._index.get(ANY_TYPE, -1)
-            found = np.array([self._index.get(name, pooled) for name in key], dtype=np.int64)
-            self._known[key] = found
-        return found
 
 
 def flat_cells(counts: Counts, index: Ints, shards: int) -> tuple[Ints, Floats, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import orjson
@@ -22,6 +22,9 @@ NamedHeaders = Mapping[str, bytes | None]
 
 INTEGERS = range(-(2**63), 2**64)
 """Integers that are keys: what JSON parsers keep exactly."""
+
+Decoded = Any
+"""What `NeededFields.decode` returns; `NeededFields.getter` reads it."""
 
 FieldReader = Callable[[object, bytes | None, NamedHeaders], bytes | None]
 """(parsed value, record key, headers) -> the field's bytes, or None where it is missing."""
@@ -94,15 +97,26 @@ def _reader(field: KeyField) -> FieldReader:
     return _header_reader(field) if field.kind == "header" else _key_reader
 
 
+class SeriesFinder(Protocol):
+    """Gives the index of a request's series, by what was decoded of it or its parsed value."""
+
+    in_value: bool
+
+    def decoded(self, decoded: Decoded, key: bytes | None, headers: NamedHeaders, /) -> int: ...
+    def parsed(self, parsed: object, key: bytes | None, headers: NamedHeaders, /) -> int: ...
+
+
 class CompiledRule:
     """A rule for requests of one type name, with everything precomputed that can be."""
 
-    __slots__ = ("empty", "fields", "get", "head", "name", "needs_value", "prefix", "readers", "series")
+    __slots__ = ("by", "empty", "fields", "get", "head", "name", "needs_value", "prefix", "readers", "series")
 
     def __init__(
         self, rule: RequestType, type_name: str, series: int, needed: NeededFields | None = None
     ) -> None:
         self.series = series
+        self.by: SeriesFinder | None = None
+        """Finds the series of a request's value, where the rule has `forecast_by`."""
         self.name = type_name
         self.prefix = (rule.own_keyspace or type_name).encode()
         self.head = (rule.own_keyspace or type_name) + "\0"
@@ -210,6 +224,7 @@ class NeededFields:
 def needed_fields(rules: KeyRules) -> NeededFields | None:
     """Returns the decoder for some rules; None where it could not read them all."""
     fields = [*rules.type_from, *(field for rule in rules.types for field in rule.key)]
+    fields += [rule.forecast_by for rule in rules.types if rule.forecast_by is not None]
     try:
         return NeededFields(fields)
     except ValueError:

@@ -17,6 +17,8 @@ FieldKind = Literal["json", "header", "key"]
 
 ANY_TYPE = "*"
 """Name of the rule for every type that has no rule of its own."""
+SERIES_MARK = "/"
+"""Between type and value in the name of a series that `forecast_by` makes: update/acme."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class RequestType:
     order: Literal["key", "none"] = "key"
     missing: Literal["dead-letter", "empty"] = "dead-letter"
     cost: float = 1.0
+    forecast_by: KeyField | None = None
+    """Each value of this field has a forecast series of its own (streams/core/series.py)."""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -88,6 +92,11 @@ class KeyRules:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"request types named twice: {twice}")
+        for rule in self.types:
+            like = sorted(name for name in names if name.startswith(rule.name + SERIES_MARK))
+            if rule.forecast_by is not None and like:
+                what = f"request type {like[0]!r} is named like a series of {rule.name!r}, whose forecast_by"
+                raise ValueError(f"{what} makes series {rule.name + SERIES_MARK}<value>; rename one of them")
 
     @property
     def series(self) -> tuple[str, ...]:
@@ -101,7 +110,7 @@ class KeyRules:
     def rules_hash(self) -> str:
         """Returns the SHA-256 in hex of N and all that decides the bytes of a key.
 
-        The order of the types, their cost and their order policy do not count.
+        The order of the types, their cost, their order policy and what they are forecast by do not count.
         """
         types = [
             [rule.name, rule.own_keyspace, [str(field) for field in rule.key], rule.missing]

@@ -14,6 +14,7 @@ members of one name in a JSON object.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -35,10 +36,20 @@ from streams.core.key_fields import (
     text_of,
     utf8_text,
 )
-from streams.core.key_rules import ANY_TYPE, FieldKind, KeyField, KeyRules, RequestType, parse_field
+from streams.core.key_rules import (
+    ANY_TYPE,
+    SERIES_MARK,
+    FieldKind,
+    KeyField,
+    KeyRules,
+    RequestType,
+    parse_field,
+)
+from streams.core.value_series import VALUES_REPORTED, ValueSeries, value_series
 
 __all__ = [
     "ANY_TYPE",
+    "SERIES_MARK",
     "FieldKind",
     "KeyField",
     "KeyReader",
@@ -52,6 +63,7 @@ __all__ = [
     "place",
     "scalar_bytes",
     "shard_table",
+    "value_series",
 ]
 
 TABLE_BITS = 20
@@ -135,10 +147,12 @@ class KeyReader:
     """Reads type and hash of one request after the other: the hot path, made once per process.
 
     `read(value, record key, headers)` returns (series index, 64-bit hash, type name) or raises
-    BadRequestError. The value is decoded only where the type or a key field is in it, and only so far.
+    BadRequestError. The value is decoded only where a field that a rule names is in it, and only so far.
     """
 
-    def __init__(self, rules: KeyRules) -> None:
+    def __init__(self, rules: KeyRules, most_values: int = VALUES_REPORTED) -> None:
+        """most_values: of a type's `forecast_by`, which get a series index of their own."""
+        self._most_values = most_values
         self._type_from = tuple((field.kind, field.path, field) for field in rules.type_from)
         self._needed = needed_fields(rules)
         self._types: dict[str, CompiledRule] = {}
@@ -147,21 +161,50 @@ class KeyReader:
         self._any: tuple[RequestType, int] | None = None
         self.free = np.array([rule.order == "none" for rule in rules.types], dtype=np.bool_)
         """bool[series]: whether the type's requests need no order."""
+        self.series = list(rules.series)
+        """Names of series by index: the types, then values of their `forecast_by` as they come."""
+        self._plain: KeyReader | None = None
+        """Reads what a `forecast_by` stands in the way of."""
+        self._finders = self._make_finders(rules)
         for series, rule in enumerate(rules.types):
             if rule.name == ANY_TYPE:
                 self._any = rule, series
             else:
-                compiled = CompiledRule(rule, rule.name, series, self._needed)
+                compiled = self._compiled(rule, rule.name, series)
                 self._types[rule.name] = self._by_bytes[rule.name.encode()] = compiled
         self._room = OPEN_TYPES
-        self.read: Read = self._exact if self._needed is None else self._fast(self._needed)
+        self.read: Read = self._slow if self._needed is None else self._fast(self._needed)
+
+    def _make_finders(self, rules: KeyRules) -> list[ValueSeries | None]:
+        """Returns per rule what finds its values' series."""
+        split = [rule.forecast_by for rule in rules.types]
+        if any(split):
+            plain = tuple(replace(rule, forecast_by=None) for rule in rules.types)
+            self._plain = KeyReader(replace(rules, types=plain))
+        return [
+            None
+            if field is None
+            else ValueSeries(rule, series, field, self._needed, self._register, self._most_values)
+            for series, (rule, field) in enumerate(zip(rules.types, split, strict=True))
+        ]
+
+    def _register(self, name: str, own: int) -> int:
+        """Returns the index of a new series of the type whose index is `own`."""
+        self.free = np.append(self.free, self.free[own])
+        self.series.append(name)
+        return len(self.series) - 1
+
+    def _compiled(self, rule: RequestType, type_name: str, series: int) -> CompiledRule:
+        compiled = CompiledRule(rule, type_name, series, self._needed)
+        compiled.by = self._finders[series]
+        return compiled
 
     def _fast(self, needed: NeededFields) -> Read:
         """Returns what reads the usual request fast, and any other the exact way.
 
         Usual is: no headers, a type in the value, all key fields in the value and texts or integers.
         """
-        exact, with_headers = self._exact, self._with_headers
+        slow, with_headers = self._slow, self._with_headers
         types, decode, digest, join = self._types, needed.decode, mmh3.mmh3_x64_128_utupledigest, "\0".join
         kinds = [kind for kind, _, _ in self._type_from if kind != "header"]
         if kinds[:1] != ["json"]:
@@ -179,9 +222,10 @@ class KeyReader:
                     text = rule.head + join(fields)
                 except TypeError:
                     text = rule.head + join([text_of(field) for field in fields])
+                series = rule.series if rule.by is None else rule.by.decoded(decoded, key, _NO_HEADERS)
             except UNUSUAL:
-                return exact(value, key, headers)
-            return rule.series, digest(text.encode())[0], rule.name
+                return slow(value, key, headers)
+            return series, digest(text.encode())[0], rule.name
 
         return read
 
@@ -191,16 +235,20 @@ class KeyReader:
         named = dict(headers) if headers else _NO_HEADERS
         try:
             rule, decoded = self._type(value, key, named)
+            by = rule.by
+            if needed is not None and decoded is None and (rule.get or (by is not None and by.in_value)):
+                decoded = needed.decode(value)  # type: ignore[arg-type]  # None is unusual
             if rule.get is not None and needed is not None:
-                fields = rule.get(needed.decode(value) if decoded is None else decoded)  # type: ignore[arg-type]
+                fields = rule.get(decoded)
                 data = (rule.head + "\0".join([text_of(field) for field in fields])).encode()
             elif rule.needs_value:
-                return self._exact(value, key, headers)
+                return self._slow(value, key, headers)
             else:
                 data = rule.key_bytes(None, key, named)
+            series = rule.series if by is None else by.decoded(decoded, key, named)
         except UNUSUAL:
-            return self._exact(value, key, headers)
-        return rule.series, mmh3.mmh3_x64_128_utupledigest(data)[0], rule.name
+            return self._slow(value, key, headers)
+        return series, mmh3.mmh3_x64_128_utupledigest(data)[0], rule.name
 
     def _type(self, value: bytes | None, key: bytes | None, named: NamedHeaders) -> tuple[CompiledRule, Any]:
         """Returns the rule of a request and what was decoded of its value; raises one of UNUSUAL."""
@@ -218,6 +266,15 @@ class KeyReader:
                 if raw is not None:
                     return self._by_bytes[raw], decoded
         raise KeyError
+
+    def _slow(self, value: bytes | None, key: bytes | None, headers: Headers | None) -> Reading:
+        """Reads a request the exact way; what fails so is read as if nothing were forecast by value."""
+        try:
+            return self._exact(value, key, headers)
+        except BadRequestError:
+            if self._plain is None:
+                raise
+        return self._plain.read(value, key, headers)
 
     def _exact(self, value: bytes | None, key: bytes | None, headers: Headers | None) -> Reading:
         """Reads a request by parsing its whole value; says what is wrong with it."""
@@ -245,10 +302,12 @@ class KeyReader:
             break
         else:
             raise BadRequestError(BadRequest.TYPE_MISSING, f"none of {self._type_places()} is there")
-        if rule.needs_value and parsed is _UNPARSED:
+        by = rule.by
+        if parsed is _UNPARSED and (rule.needs_value or (by is not None and by.in_value)):
             parsed = parse_value(value)
         digest = mmh3.mmh3_x64_128_utupledigest(rule.key_bytes(parsed, key, named))
-        return rule.series, digest[0], rule.name
+        series = rule.series if by is None else by.parsed(parsed, key, named)
+        return series, digest[0], rule.name
 
     def _other_type(self, name: object, field: KeyField) -> CompiledRule:
         """Returns the rule of a type that has none of its own: that of `*`."""
@@ -257,7 +316,7 @@ class KeyReader:
         if self._any is None:
             raise BadRequestError(BadRequest.TYPE_UNKNOWN, f"{field} names a type without a rule")
         rule, series = self._any
-        compiled = CompiledRule(rule, name, series, self._needed)
+        compiled = self._compiled(rule, name, series)
         if self._room > 0:
             self._room -= 1
             self._types[name] = self._by_bytes[name.encode()] = compiled

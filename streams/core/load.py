@@ -6,14 +6,14 @@ Neither the order in which reports arrive nor a report sent twice changes a figu
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 
 from schemas.records import LoadReport, OffsetRange
-from streams.core.counts import Coverage, Floats, Ints, SeriesIndex, flat_cells
+from streams.core.counts import Coverage, Floats, Ints, flat_cells
+from streams.core.series import SeriesRows
 from streams.core.shares import Shares
 from streams.core.steps import Step, StepBook
 
@@ -109,9 +109,8 @@ class _Partition:
 class LoadBook:
     """Column 0 of the plan: the rates at which requests are forwarded now, from load reports."""
 
-    def __init__(self, series: Sequence[str], shards: int, partitions: int) -> None:
-        self._series, self._shards = len(series), shards
-        self._index = SeriesIndex(series)
+    def __init__(self, series: SeriesRows, shards: int, partitions: int) -> None:
+        self._series, self._shards = series, shards
         self._partitions = [_Partition() for _ in range(partitions)]
         self._slots: deque[tuple[float, float, list[tuple[int, int]]]] = deque()
         self._forwarded: dict[str, Ints] = {}
@@ -120,7 +119,7 @@ class LoadBook:
 
     def add(self, report: LoadReport) -> None:
         """Counts the report; offsets counted before are not counted again."""
-        index = self._index.of(report.series)
+        index = self._series.numbers(report.series)
         offsets = fresh = 0.0
         for part in report.partitions:
             if part.partition >= len(self._partitions):
@@ -158,10 +157,10 @@ class LoadBook:
         ]
 
     def rates(self, now: float, costs: Floats | None = None) -> Floats | None:
-        """Returns float64[series, shards] requests/s; None before every partition has a whole window.
+        """Returns float64[rows, shards] requests/s; None before every partition has a whole window.
 
         Per shard the EWMA (30 s), or the mean of the newest 10 s where that is more load than chance
-        explains; the series are weighed by `costs` (float64[series], default 1). The plain maximum of
+        explains; the series are weighed by `costs` (float64[rows], default 1). The plain maximum of
         the two would read a cluster of many small shards 15 % too high (docs/decisions/0003).
         Every partition counts from its own newest report: one that is late keeps its last value, and
         `unknown_partitions(now)` says when that may no longer be used. None also when all are silent.
@@ -171,14 +170,14 @@ class LoadBook:
         if len(self.unknown_partitions(now)) == len(self._partitions):
             return None
         newest, smooth = self._sums()
-        weigh = np.ones(self._series) if costs is None else costs
+        weigh = np.ones(len(self._series.names)) if costs is None else costs
         chance = JUMP_SD * np.sqrt((weigh * weigh) @ smooth / (NEWEST_WINDOWS * WINDOW_S))
         jumped = weigh @ newest > weigh @ smooth + chance
         smooth[:, jumped] = newest[:, jumped]
         return smooth
 
     def _sums(self) -> tuple[Floats, Floats]:
-        """Returns the mean rates of the newest 10 s and the EWMA, each float64[series, shards]."""
+        """Returns the mean rates of the newest 10 s and the EWMA, each float64[rows, shards]."""
         keep = float(np.exp(-WINDOW_S / SMOOTH_S))
         cells: list[Ints] = [np.empty(0, np.int64)]
         newest: list[Floats] = [np.empty(0)]
@@ -193,8 +192,11 @@ class LoadBook:
                     newest.append(counts * (weight / short if age < short else 0.0))
                     smooth.append(counts * (weight * keep**age / whole))
         where = np.concatenate(cells)
-        size = self._series * self._shards
-        shape = (self._series, self._shards)
+        if self._series.split:
+            number, shard = np.divmod(where, self._shards)
+            where = self._series.rows_of(number) * self._shards + shard
+        shape = (len(self._series.names), self._shards)
+        size = shape[0] * shape[1]
         return (
             np.bincount(where, np.concatenate(newest), size).reshape(shape) / WINDOW_S,
             np.bincount(where, np.concatenate(smooth), size).reshape(shape) / WINDOW_S,

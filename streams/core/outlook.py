@@ -14,6 +14,7 @@ from streams.core.events import EventBook
 from streams.core.forecast import Costs, Forecaster, Skill
 from streams.core.keys import KeyRules
 from streams.core.load import Shares, Step
+from streams.core.series import SeriesRows
 from streams.core.steps import STEP_S
 from streams.core.surges import Surges
 
@@ -46,14 +47,31 @@ class Demand:
     series: list[SeriesView] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What is measured at one time, by row; `times` are those looked at, the first of them now."""
+
+    times: Floats
+    rates: Floats
+    """float64[rows, shards], requests/s."""
+    weights: Floats
+    """float64[rows]: as these, what is added to a type is divided over its rows."""
+    costs: Floats
+    """float64[rows], cost units per request."""
+    events: EventBook
+
+
 class Outlook:
     """Forecasts and shares of all series; learns closed steps, answers with a Demand."""
 
-    def __init__(self, rules: KeyRules) -> None:
+    def __init__(self, rules: KeyRules, series: SeriesRows | None = None) -> None:
+        """series: shared with whoever else counts or announces by row; else its own."""
         self.rules = rules
-        self.forecaster = Forecaster(len(rules.series), STEP_S, HORIZON)
+        self.series = series or SeriesRows.of(rules)
+        rows = len(self.series.names)
+        self.forecaster = Forecaster(rows, STEP_S, HORIZON)
         self.costs = Costs(rules.costs())
-        self.shares = Shares(len(rules.series), rules.shards)
+        self.shares = Shares(rows, rules.shards)
         self._surges = Surges()
         self.newest_step: int | None = None
         self.learned = 0
@@ -63,18 +81,29 @@ class Outlook:
         """Takes in one closed step; announced effects are taken out first."""
         counts = None
         if step.counts is not None:
+            self.series.assign(step.values, step.counts[len(self.series.types) :].sum(axis=1))
+            observed = self.series.by_row(step.counts, step.values)
             usual = np.exp(self.forecaster.usual(step.index))[:, None] * self.shares.share
             expected = self.forecaster.forecast()[:, 1:2] * self.shares.share
-            events.learn(step.index * STEP_S, STEP_S, step.counts, usual, expected)
-            counts = events.deflate(step.index * STEP_S, STEP_S, step.counts)
+            # A young value must not hide what its type is used to.
+            values = slice(len(self.series.types), None)
+            usual[values] = np.where(np.isnan(usual[values]), expected[values], usual[values])
+            events.learn(step.index * STEP_S, STEP_S, observed, usual, expected)
+            counts = events.deflate(step.index * STEP_S, STEP_S, observed)
             unsure = events.unsure(step.index * STEP_S, STEP_S, counts)
             counts = np.where(unsure[:, None], np.nan, counts)
             self.shares.update(np.nan_to_num(counts))
-            self.costs.count(step.counts.sum(axis=1) / STEP_S)
-        unknown = np.full(len(self.rules.series), np.nan)
-        self.forecaster.learn(step.index, unknown if counts is None else counts.sum(axis=1))
+            self.costs.count(self.series.by_type(observed.sum(axis=1)) / STEP_S)
+        requests = np.full(self.forecaster.series, np.nan) if counts is None else counts.sum(axis=1)
+        requests[self.series.reserve] = np.nan
+        self.forecaster.learn(step.index, requests)
         self.newest_step = step.index
         self.learned += 1
+
+    def costs_by_row(self) -> Floats:
+        """Returns float64[rows], cost units per request now: those of the row's type."""
+        by_row: Floats = self.costs.now()[self.series.type_of]
+        return by_row
 
     def to_arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """Returns the whole state by name; whoever `restore`s it under the same rules continues exactly."""
@@ -99,27 +128,27 @@ class Outlook:
     def demand(self, now: float, rates: Floats, hot: Mapping[int, float], events: EventBook) -> Demand:
         """Returns the Demand at `now` (model time).
 
-        rates: float64[series, shards], requests/s forwarded now; hot: global slot -> requests/s.
+        rates: float64[rows, shards], requests/s forwarded now; hot: global slot -> requests/s.
         A series whose forecast is not trusted contributes its measured part to every column.
         """
         times = now + STEP_S * np.arange(COLUMNS, dtype=np.float64)
-        costs = self.costs.now()
-        measured = costs[:, None] * rates
+        look = _Look(times, rates, self._weights(rates), self.costs_by_row(), events)
+        measured = look.costs[:, None] * rates
         load = np.zeros((self.rules.shards, COLUMNS))
         announced = np.zeros(self.rules.shards)
-        views = []
+        views, trusted = [], ~self.series.reserve
         paths = self.forecaster.forecast()
-        for index, skill in enumerate(self.forecaster.skill()):
-            base = self._rps(paths[index], times)
-            part, quiet, view = self._series(
-                index, times, rates[index], events, base, skill, float(costs[index])
-            )
+        for row, skill in enumerate(self.forecaster.skill()):
+            if self.series.reserve[row]:
+                continue
+            part, quiet, view = self._series(row, look, self._rps(paths[row], times), skill)
             load += part
             announced += (part - quiet).max(axis=1)
             views.append(view)
+            trusted[row] = view.trusted
         load[:, 0] = measured.sum(axis=0)
-        trusted = np.array([view.trusted for view in views])
         gated = measured[~trusted].sum(axis=0)
+        costs = look.costs
         extra, on_now = events.added(times, costs), events.added(times[:1], costs, headroom=False)
         on_keys = {slot // SLOTS for slot in on_now} | set(events.shard_factor(times[:1], headroom=False))
         surging = self._surges.expect(now, self.shares.share, rates * trusted[:, None], costs, on_keys)
@@ -133,26 +162,27 @@ class Outlook:
         raised = np.flatnonzero(announced > EVENT_PART * load.max(axis=1))
         return Demand(load, self._skew(rates, measured, hot, to_come), set(raised.tolist()), views)
 
+    def _weights(self, rates: Floats) -> Floats:
+        """Returns float64[rows]: requests now; where a type has none, most of the last day, or any ever."""
+        weights: Floats = (
+            rates.sum(axis=1) + 1e-6 * self.forecaster.largest() + 1e-12 * self.shares.share.sum(axis=1)
+        )
+        return weights
+
     def _series(
-        self,
-        index: int,
-        times: Floats,
-        rates: Floats,
-        events: EventBook,
-        base: Floats,
-        skill: Skill,
-        cost: float,
+        self, index: int, look: _Look, base: Floats, skill: Skill
     ) -> tuple[Floats, Floats, SeriesView]:
         """Returns one series' part of the load matrix, the same without events, and its view.
 
         What is measured now contains the events that are on, as far as they have risen: headroom is
         for what is to come only, or an event about to start would count as measured already.
         """
-        name = self.rules.series[index]
+        name, times, events = self.series.names[index], look.times, look.events
+        rates, cost = look.rates[index], float(look.costs[index])
         uplift = np.minimum(events.uplift(name, times), MOST_UPLIFT)
-        added = events.added_series(name, times)
+        added = events.added_series(name, times, requests=look.weights)
         uplift_now = min(float(events.uplift(name, times[:1], headroom=False)[0]), MOST_UPLIFT)
-        added_now = float(events.added_series(name, times[:1], headroom=False)[0])
+        added_now = float(events.added_series(name, times[:1], False, look.weights)[0])
         factor_now = events.shard_factor(times[:1], headroom=False)
         share = self.shares.share[index]
         now_rps = float(rates.sum())
@@ -170,8 +200,10 @@ class Outlook:
             part[shard] *= np.minimum(factor, MOST_UPLIFT) / seen
         on_keys = events.added_on_keys(name, times)
         coming = float(on_keys[-1] - (0.0 if skill.trusted else on_keys[0]))
+        kind = self.series.type_of[index]
         view = SeriesView(
             name=name,
+            of_type="" if kind == index else self.series.types[kind],
             cost=cost,
             now_rps=now_rps,
             forecast_rps=max(float(expected[-1]) + coming, 0.0),

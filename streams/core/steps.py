@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.records import LoadHistory
-from streams.core.counts import Floats, SeriesIndex, flat_cells
+from streams.core.counts import Floats, Ints, flat_cells
+from streams.core.series import SeriesRows
 
 STEP_S = 30.0
 """Forecast step and unit of the stored history, model time: short enough to see a ramp, long enough that
@@ -25,10 +25,13 @@ MOST_STEPS = 1_000
 
 @dataclass(frozen=True)
 class Step:
-    """One closed forecast step: float64[series, shards] requests that arrived in it; None = unknown."""
+    """One closed forecast step: requests that arrived in it."""
 
     index: int
     counts: Floats | None
+    """float64[types + values, shards]; None = unknown."""
+    values: tuple[str, ...] = ()
+    """Series of the last rows of `counts`: values of a type's `forecast_by`, which are not in its own row."""
 
 
 @dataclass
@@ -42,9 +45,8 @@ class _OpenStep:
 class StepBook:
     """Forecast steps from history records: closed in order, by index, each exactly once."""
 
-    def __init__(self, series: Sequence[str], shards: int, partitions: int, step_s: float = STEP_S) -> None:
-        self._shape = (len(series), shards)
-        self._index = SeriesIndex(series)
+    def __init__(self, series: SeriesRows, shards: int, partitions: int, step_s: float = STEP_S) -> None:
+        self._series, self._shards = series, shards
         self._partitions, self._step_s = partitions, step_s
         self._open: dict[int, _OpenStep] = {}
         self._heard: dict[int, list[tuple[int, int, int]]] = {}
@@ -63,7 +65,8 @@ class StepBook:
             heard = (history.step, part.from_offset, part.to_offset)
             if part.partition < self._partitions:
                 self._heard.setdefault(part.partition, []).append(heard)
-        cells, counts, unknown = flat_cells(history.arrivals, self._index.of(history.series), self._shape[1])
+        numbers = self._series.numbers(history.series)
+        cells, counts, unknown = flat_cells(history.arrivals, numbers, self._shards)
         self.ignored += unknown
         step = self._open.setdefault(history.step, _OpenStep())
         step.cells.append(cells.astype(np.int32))
@@ -105,7 +108,7 @@ class StepBook:
             waited = now >= (self._next + 1) * self._step_s + LATE_S
             if covered < self._partitions and not waited:
                 break
-            closed.append(Step(self._next, self._sum(self._next, covered)))
+            closed.append(self._closed(self._next, covered))
             self._next += 1
         self._forget(self._next)
         return closed
@@ -125,16 +128,22 @@ class StepBook:
             return place < len(heard)
         return place == 0 or heard[place - 1][2] >= heard[place][1]
 
-    def _sum(self, step: int, covered: int) -> Floats | None:
-        """Returns the counts of a step, scaled up for missing partitions; None without a record."""
+    def _closed(self, step: int, covered: int) -> Step:
+        """Returns a step with its counts scaled up for missing partitions; unknown without a record."""
         book = self._open.pop(step, None)
         if book is None:
-            return None
-        size = self._shape[0] * self._shape[1]
-        total: Floats = np.zeros(size)
-        np.add.at(total, np.concatenate(book.cells), np.concatenate(book.counts))
+            return Step(step, None)
+        cells: Ints = np.concatenate(book.cells).astype(np.int64)
+        types = len(self._series.types)
+        number = cells // self._shards
+        values = np.unique(number[number >= types])
+        if len(values):
+            row = np.where(number < types, number, types + np.searchsorted(values, number))
+            cells += (row - number) * self._shards
+        total: Floats = np.zeros((types + len(values)) * self._shards)
+        np.add.at(total, cells, np.concatenate(book.counts))
         total *= self._partitions / covered if covered else 1.0
-        return total.reshape(self._shape)
+        return Step(step, total.reshape(-1, self._shards), tuple(self._series.names_of(values)))
 
     def _forget(self, first: int) -> None:
         """Keeps, per partition, the entries from step `first` on and the last one before them."""

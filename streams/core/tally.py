@@ -25,6 +25,9 @@ from streams.core.routing import Routed
 
 Floats = npt.NDArray[np.float64]
 
+MORE_SERIES = 16
+"""Room is made for so many at a time: for the 128 values of a type in eight copies, with little in vain."""
+
 HOT_SLOTS = 64
 """Busiest slots that a report names; more would not change a plan of 16 moves."""
 
@@ -44,6 +47,10 @@ class Sums:
     def __init__(self, size: int) -> None:
         self._counts = np.zeros((1, size), dtype=np.int64)
         self._free = [0]
+
+    def widen(self, size: int) -> None:
+        """Makes room for codes below `size`."""
+        self._counts = np.pad(self._counts, ((0, 0), (0, size - self._counts.shape[1])))
 
     def row(self) -> int:
         """Returns a row that nobody uses, of zeros."""
@@ -89,12 +96,15 @@ class Tally:
 
     def __init__(self, router: str, series: Sequence[str], shards: int, step_s: float) -> None:
         self.router = router
-        self.series = list(series)
+        self.series = series
+        """Names by index; it may grow."""
         self.shards = shards
         self.step_s = step_s
         self._spans: list[_Span] = []
         self._active: dict[int, _Span] = {}
-        self._cells = Sums(len(self.series) * shards)
+        self._wide = len(self.series)
+        """Series for which there is room."""
+        self._cells = Sums(self._wide * shards)
         """A row for every span, and one for every step that is not in a history record yet."""
         self._steps: dict[int, int] = {}
         self._rows: Ints = NOTHING
@@ -135,6 +145,9 @@ class Tally:
         """
         self._dead += len(routed.dead)
         taken, sent = routed.taken, routed.sent
+        if len(self.series) > self._wide:
+            self._wide = len(self.series) + MORE_SERIES
+            self._cells.widen(self._wide * self.shards)
         code = taken.series * self.shards + taken.slot // SLOTS
         requests = np.bincount(taken.partition, minlength=len(self._rows))
         size = np.bincount(taken.partition, weights=taken.size, minlength=len(self._rows))
@@ -187,7 +200,7 @@ class Tally:
             window_to=window[1],
             epoch=version[0],
             version=version[1],
-            series=self.series,
+            series=list(self.series),
             partitions=partitions,
             clusters={name: column.tolist() for name, column in sorted(self._targets.items())},
             hot_slots=[(int(slots[place]), int(counts[place])) for place in hottest],
@@ -239,7 +252,7 @@ class Tally:
                 step=one,
                 step_s=self.step_s,
                 ranges=ranges if one == step else [],
-                series=self.series,
+                series=list(self.series),
                 arrivals=self._counts(*of_step.get(one, (NOTHING, NOTHING))),
             )
             for one in steps

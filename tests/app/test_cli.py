@@ -87,6 +87,7 @@ def test_the_verbs_are_those_of_the_main_job() -> None:
             "bench plan",
             "bench router",
             "config check",
+            "key explain",
             "key shard",
             "simulate",
         ),
@@ -100,7 +101,7 @@ def test_the_verbs_are_those_of_the_main_job() -> None:
 
 def test_whatever_shows_something_shows_it_as_json_too() -> None:
     """`--json` is an option of every verb that lists, shows or checks."""
-    shows = {"list", "show", "check", "owner", "shard", "create"}
+    shows = {"list", "show", "check", "owner", "shard", "explain", "create"}
     for path, command in ALL.items():
         if path[-1] in shows:
             assert "--json" in {name for parameter in command.params for name in parameter.opts}, path

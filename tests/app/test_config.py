@@ -76,6 +76,15 @@ def test_three_mistakes_are_reported_at_once_with_file_and_line(tmp_path: Path) 
         ("[[request_types]]\nname = 'a'\nkey = ['key']\ncost = nan\n", ":4: request_types.0.cost: "),
         ("[[request_types]]\nname = 'a'\nkey = ['key']\ncost = inf\n", ":4: request_types.0.cost: "),
         (2 * "[[request_types]]\nname = 'a'\nkey = ['key']\n", "named twice: ['a']"),
+        (
+            "[[request_types]]\nname = 'a'\nkey = ['key']\nforecast_by = 'tenant'\n",
+            ":4: request_types.0.forecast_by: 'tenant' is no field",
+        ),
+        (
+            "[[request_types]]\nname = 'a'\nkey = ['key']\nforecast_by = 'header:x'\n"
+            "[[request_types]]\nname = 'a/b'\nkey = ['key']\n",
+            "request type 'a/b' is named like a series of 'a'",
+        ),
         ("[balancer]\nfloor = 0.5\n", ":1: balancer: planner settings need retfloor <= floor <= ceil"),
         ("[balancer]\nceil = 0.7\n", "need retfloor <= floor <= ceil"),
         ("[balancer]\nbacklog_clear_s = 0\n", ":2: balancer.backlog_clear_s: "),
@@ -273,7 +282,7 @@ def test_the_example_has_every_option_with_its_default() -> None:
     rule = tables["request_types"][0]
     fields_of_rule = RequestTypeRule.model_fields
     assert set(rule) == set(fields_of_rule)
-    optional = {"order", "missing", "cost"}
+    optional = {"order", "missing", "cost", "forecast_by"}
     assert {name: rule[name] for name in optional} == {
         name: fields_of_rule[name].default for name in optional
     }

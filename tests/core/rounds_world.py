@@ -71,9 +71,10 @@ def counts_of(requests: np.ndarray) -> Counts:
 class Router:
     """Makes the load records of one router that owns the only ingest partition."""
 
-    def __init__(self) -> None:
+    def __init__(self, series: Sequence[str] = RULES.series) -> None:
+        self.series = list(series)
         self.offset = 0
-        self._rest = np.zeros((2, SHARDS))
+        self._rest = np.zeros((len(series), SHARDS))
 
     def report(self, window_to: float, rates: Rates, hot: Sequence[tuple[int, int]] = ()) -> LoadReport:
         """Returns the report of the 5 s up to `window_to`; parts of a request wait for the next."""
@@ -96,7 +97,7 @@ class Router:
             window_to=window_to,
             epoch=1,
             version=1,
-            series=list(RULES.series),
+            series=self.series,
             partitions=[part],
             hot_slots=list(hot),
         )
@@ -109,7 +110,7 @@ class Router:
             step=step,
             step_s=30.0,
             ranges=ranges,
-            series=list(RULES.series),
+            series=self.series,
             arrivals=counts_of(np.rint(rates * 30.0)),
         )
 
@@ -127,8 +128,10 @@ def set_mode(mode: Mode) -> SetMode:
 class World:
     """A leading balancer's core with its router; `written` is all that it wrote, in order."""
 
-    def __init__(self, rounds: Rounds | None = None, settings: RoundSettings = SETTINGS) -> None:
-        self.rounds = rounds or Rounds(RULES, settings, ingest_partitions=1)
+    def __init__(
+        self, rounds: Rounds | None = None, settings: RoundSettings = SETTINGS, rules: KeyRules = RULES
+    ) -> None:
+        self.rounds = rounds or Rounds(rules, settings, ingest_partitions=1)
         self.router = Router()
         self.now = START
         self.written: list[Out] = []
@@ -209,9 +212,14 @@ class World:
         return [record.shard for record in snapshot.records if record.home == cluster]
 
 
-def started(*clusters: ClusterAdd, mode: Mode = Mode.AUTO, settings: RoundSettings = SETTINGS) -> World:
+def started(
+    *clusters: ClusterAdd,
+    mode: Mode = Mode.AUTO,
+    settings: RoundSettings = SETTINGS,
+    rules: KeyRules = RULES,
+) -> World:
     """Returns a world with version 1 over the clusters (default: c1, c2, c3 of 100 cost units/s)."""
-    world = World(settings=settings)
+    world = World(settings=settings, rules=rules)
     world.written += world.rounds.take_over()
     for command in [set_mode(mode), *(clusters or [add("c1"), add("c2"), add("c3")])]:
         world.command(command)
@@ -234,7 +242,7 @@ def mapping_of(outs: Iterable[Out]) -> list[MappingRecord | MappingMeta]:
 
 def successor(world: World) -> World:
     """Returns the world of a new leader that read what is stored, as bytes, and nothing else."""
-    rounds = Rounds(RULES, world.rounds.settings, ingest_partitions=1)
+    rounds = Rounds(world.rounds.rules, world.rounds.settings, ingest_partitions=1)
     newest: dict[tuple[str, str], bytes] = {}
     for out in world.written:
         newest.pop((out.topic.name, out.key), None)

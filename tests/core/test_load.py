@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from schemas.records import Counts, LoadHistory, LoadReport, OffsetRange, PartitionLoad
 from streams.core.counts import Coverage
 from streams.core.load import LoadBook
+from streams.core.series import SeriesRows
 from streams.core.steps import StepBook
 
 SERIES = ("a", "b")
@@ -62,7 +63,7 @@ def history(step: int, *cells: Cell, ranges: Sequence[tuple[int, int, int]] = ((
 
 
 def book(partitions: int = 1) -> LoadBook:
-    return LoadBook(SERIES, SHARDS, partitions)
+    return LoadBook(SeriesRows(SERIES), SHARDS, partitions)
 
 
 # ---------------------------------------------------------------------------- load reports
@@ -181,7 +182,7 @@ def test_two_routers_share_a_window_at_a_rebalance() -> None:
 
 def test_unknown_names_are_pooled_or_ignored() -> None:
     """A type this process has no series for counts under `*`, or is ignored and counted."""
-    pooled, closed = LoadBook(["a", "*"], SHARDS, 1), LoadBook(["a"], SHARDS, 1)
+    pooled, closed = (LoadBook(SeriesRows(names), SHARDS, 1) for names in (["a", "*"], ["a"]))
     for load in (pooled, closed):
         load.add(report(0, part(0, 0, (0, 0, 5), (1, 1, 10)), names=["a", "new"]))
     rates, without = pooled.rates(5.0), closed.rates(5.0)
@@ -260,7 +261,7 @@ def test_coverage_counts_every_offset_once(pieces: list[tuple[int, int]]) -> Non
 
 def test_a_step_closes_when_every_partition_is_covered() -> None:
     """Two routers, one partition each: the step closes with the second record, summed."""
-    steps = StepBook(SERIES, SHARDS, 2)
+    steps = StepBook(SeriesRows(SERIES), SHARDS, 2)
     steps.add(history(10, (0, 0, 5), ranges=[(0, 0, 5)]))
     assert steps.close(331.0) == []
     steps.add(history(10, (0, 0, 7), ranges=[(1, 0, 7)]))
@@ -273,7 +274,7 @@ def test_a_step_closes_when_every_partition_is_covered() -> None:
 
 def test_a_later_record_covers_earlier_steps_where_offsets_join() -> None:
     """Partition 1's record for step 11 continues where step 9 ended: it had nothing in step 10."""
-    steps = StepBook(SERIES, SHARDS, 2)
+    steps = StepBook(SeriesRows(SERIES), SHARDS, 2)
     steps.add(history(9, (0, 0, 4), ranges=[(0, 0, 2), (1, 0, 2)]))
     steps.add(history(10, (0, 0, 5), ranges=[(0, 2, 7)]))
     steps.add(history(11, (0, 0, 5), ranges=[(1, 2, 7)]))
@@ -285,7 +286,7 @@ def test_a_later_record_covers_earlier_steps_where_offsets_join() -> None:
 
 def test_a_lost_part_is_filled_at_the_mean_of_the_others() -> None:
     """Partition 1's offsets 2 to 9 were never reported: step 10 is doubled from partition 0."""
-    steps = StepBook(SERIES, SHARDS, 2)
+    steps = StepBook(SeriesRows(SERIES), SHARDS, 2)
     steps.add(history(9, (0, 0, 4), ranges=[(0, 0, 2), (1, 0, 2)]))
     steps.add(history(10, (0, 0, 5), ranges=[(0, 2, 7)]))
     steps.add(history(11, (0, 0, 5), ranges=[(1, 9, 14), (0, 7, 7)]))
@@ -296,7 +297,7 @@ def test_a_lost_part_is_filled_at_the_mean_of_the_others() -> None:
 
 def test_a_missing_partition_is_waited_for_30_s() -> None:
     """Partition 1 says nothing: closed 30 s after the step's end, at the mean of the others."""
-    steps = StepBook(SERIES, SHARDS, 2)
+    steps = StepBook(SeriesRows(SERIES), SHARDS, 2)
     steps.add(history(10, (0, 0, 5), ranges=[(0, 0, 5)]))
     assert steps.close(359.0) == []
     (step,) = steps.close(360.0)
@@ -308,7 +309,7 @@ def test_a_missing_partition_is_waited_for_30_s() -> None:
 
 def test_steps_that_a_predecessor_learned_are_late() -> None:
     """After `resume` at step 10 the next step is 11, whatever was read before or comes after."""
-    steps = StepBook(SERIES, SHARDS, 1)
+    steps = StepBook(SeriesRows(SERIES), SHARDS, 1)
     steps.add(history(9, (0, 0, 4)))
     steps.resume(10)
     for number in (10, 11, 12):
@@ -320,7 +321,7 @@ def test_steps_that_a_predecessor_learned_are_late() -> None:
 
 def test_skipped_steps_are_not_closed() -> None:
     """Two of five are passed over; the rest come as they are."""
-    steps = StepBook(SERIES, SHARDS, 1)
+    steps = StepBook(SeriesRows(SERIES), SHARDS, 1)
     assert steps.waiting(10_000.0) == 0
     for number in range(10, 16):
         steps.add(history(number, (0, 0, 5), ranges=[(0, 0, 5)]))
@@ -333,7 +334,7 @@ def test_skipped_steps_are_not_closed() -> None:
 
 def test_a_gap_is_unknown_not_zero() -> None:
     """Steps without any record come out in order as None."""
-    steps = StepBook(SERIES, SHARDS, 1)
+    steps = StepBook(SeriesRows(SERIES), SHARDS, 1)
     steps.add(history(10, (0, 0, 5)))
     steps.add(history(13, (0, 0, 6)))
     closed = steps.close(420.0)
@@ -343,7 +344,7 @@ def test_a_gap_is_unknown_not_zero() -> None:
 
 def test_an_idle_step_is_zero_not_unknown() -> None:
     """A record without requests says that nothing arrived."""
-    steps = StepBook(SERIES, SHARDS, 1)
+    steps = StepBook(SeriesRows(SERIES), SHARDS, 1)
     steps.add(history(10))
     (step,) = steps.close(330.0)
     assert step.counts is not None
@@ -352,7 +353,7 @@ def test_an_idle_step_is_zero_not_unknown() -> None:
 
 def test_records_without_ranges_count_as_they_are() -> None:
     """History written in advance names no offsets: it closes after 30 s and is not scaled."""
-    steps = StepBook(SERIES, SHARDS, 12)
+    steps = StepBook(SeriesRows(SERIES), SHARDS, 12)
     steps.add(history(10, (0, 0, 5), ranges=()))
     (step,) = steps.close(360.0)
     assert step.counts is not None
@@ -361,7 +362,7 @@ def test_records_without_ranges_count_as_they_are() -> None:
 
 def test_stored_history_comes_out_in_bounded_lots() -> None:
     """`most` steps at a time; a shorter list says that there is no more."""
-    steps = StepBook(SERIES, SHARDS, 1)
+    steps = StepBook(SeriesRows(SERIES), SHARDS, 1)
     for number in range(100):
         steps.add(history(number, (0, 0, number + 1)))
     lots = [steps.close(1e5, 60), steps.close(3000.0, 60)]
@@ -370,7 +371,7 @@ def test_stored_history_comes_out_in_bounded_lots() -> None:
 
 def test_history_older_than_the_topic_keeps_is_ignored() -> None:
     """A record of 1970 does not make two million empty steps."""
-    steps = StepBook(SERIES, SHARDS, 1)
+    steps = StepBook(SeriesRows(SERIES), SHARDS, 1)
     steps.add(history(1, (0, 0, 5)))
     steps.add(history(200_000, (0, 0, 5)))
     assert len(steps.close(200_000 * 30.0 + 90.0, 1_000_000)) < 81_000
@@ -379,7 +380,7 @@ def test_history_older_than_the_topic_keeps_is_ignored() -> None:
 
 def test_history_of_another_step_length_is_ignored() -> None:
     """A 60-s step cannot be added to 30-s steps."""
-    steps = StepBook(SERIES, SHARDS, 1)
+    steps = StepBook(SeriesRows(SERIES), SHARDS, 1)
     steps.add(history(1, (0, 0, 5)).model_copy(update={"step_s": 60.0}))
     assert steps.late == 1
     assert steps.close(1e4) == []
@@ -395,7 +396,7 @@ HISTORY = [
 @given(st.permutations(range(len(HISTORY))))
 def test_closed_steps_add_up_to_the_records_in_any_order(order: list[int]) -> None:
     """Whatever the order of arrival, every step is the sum of its records, closed once, in order."""
-    steps = StepBook(SERIES, SHARDS, 3)
+    steps = StepBook(SeriesRows(SERIES), SHARDS, 3)
     for number in order:
         steps.add(HISTORY[number])
     closed = steps.close(240.0)

@@ -9,12 +9,13 @@ import pytest
 
 from schemas.records import SLOTS
 from streams.core.events import EventBook
+from streams.core.keys import parse_field
 from streams.core.outlook import COLUMNS, Outlook
 from streams.core.simulation.draft import Draft, Size
 from streams.core.simulation.lanes import Policy
 from streams.core.simulation.run import Setting, World
 from streams.core.simulation.shapes import Generated
-from streams.core.simulation.views import Blind, Measured, Truth
+from streams.core.simulation.views import Blind, Measured, Truth, taught, warm_steps
 from streams.core.simulation.workload import SPREAD, Workload
 
 BEGIN = 60
@@ -44,6 +45,24 @@ def test_who_knows_nothing_sees_what_an_untaught_outlook_sees() -> None:
     assert short.event_shards == long.event_shards
     assert short.skew.keys() == long.skew.keys() == {1}
     assert np.allclose(short.skew[1], long.skew[1])
+
+
+def test_types_with_forecast_by_are_simulated_as_one_series_each() -> None:
+    """A trace says nothing of values: loads are those of types without."""
+    plain = workload()
+    types = tuple(replace(rule, forecast_by=parse_field("json:tenant")) for rule in plain.rules.types)
+    split = replace(plain, rules=replace(plain.rules, types=types))
+    found = []
+    for work in (plain, split):
+        rng, measured = np.random.default_rng(1), Measured(work.rules)
+        view = taught(work, (), warm_steps(work, rng), rng)
+        measured.report(work.cells, np.full(len(work.cells.series), 50.0), work.start)
+        rates = measured.rates(work.start)
+        assert rates is not None
+        views = (view, Blind(work))
+        found.append([one.demand(work.start, rates, {}, view.events).load for one in views])
+    assert np.allclose(found[0], found[1])
+    assert np.array(found).any()
 
 
 def test_an_oracle_sees_the_future_and_its_hot_slots() -> None:

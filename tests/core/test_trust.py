@@ -40,12 +40,12 @@ class Course:
             kappa = self.truth[event.id]
             placed = self.book._placed[event.id]
             if event.requests_per_s:
-                placed_at = placed.scope(np.arange(48.0).reshape(3, 16)).astype(int).ravel()
+                placed_at = self.book._scope(placed, np.arange(48.0).reshape(3, 16)).astype(int).ravel()
                 flat = base.ravel()
                 flat[placed_at] += kappa * placed.effect(times, STEP_S).added / len(placed_at)
                 base = flat.reshape(3, 16)
             elif placed.series:
-                base[list(placed.series)] *= np.exp(kappa * placed.effect(times, STEP_S).factor)
+                base[self.book._rows(placed)] *= np.exp(kappa * placed.effect(times, STEP_S).factor)
             else:
                 shards = sorted({shard for _, shard, _ in placed.keys})
                 base[:, shards] *= np.exp(kappa * placed.effect(times, STEP_S).factor)

@@ -65,6 +65,7 @@ shards = {shards}
 name = "update"
 key = ["json:user.id"]
 keyspace = "user"
+forecast_by = "{forecast_by}"
 [clock]
 start = 1800000000.0
 t0 = {t0}
@@ -116,6 +117,7 @@ class BalancedSite(Site):
     """A site whose mapping balancers write; everything comes from one configuration file."""
 
     t0: float = field(default_factory=time.time)
+    forecast_by: str = ""
 
     @property
     def path(self) -> Path:
@@ -137,6 +139,7 @@ class BalancedSite(Site):
             "prefix": self.prefix,
             "partitions": CLUSTER_PARTITIONS,
             "t0": self.t0,
+            "forecast_by": self.forecast_by,
         }
         self.path.write_text(CONFIG.format(**values, shards=SHARDS, scale=SCALE))
         found = topic_admin.create(self.config, ingest_partitions=INGEST_PARTITIONS)
@@ -319,9 +322,9 @@ class Backends:
 
 
 @contextmanager
-def balanced_site(bootstrap: str, prefix: str, folder: Path) -> Iterator[BalancedSite]:
+def balanced_site(bootstrap: str, prefix: str, folder: Path, forecast_by: str = "") -> Iterator[BalancedSite]:
     """A site with its topics and without a mapping; its processes end with it."""
-    site = BalancedSite(bootstrap, prefix + ".", folder)
+    site = BalancedSite(bootstrap, prefix + ".", folder, forecast_by=forecast_by)
     site.create_topics()
     try:
         yield site

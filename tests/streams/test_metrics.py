@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import REGISTRY
 
-from schemas.records import Decision, JudgedMove, Mode, Prediction, Reactive, Skip
+from schemas.records import Decision, JudgedMove, Mode, Prediction, Reactive, SeriesView, Skip
 from streams import metrics
 
 
@@ -38,3 +38,13 @@ def test_verdicts_on_moves_made_ahead_are_counted() -> None:
     metrics.observe_decision(decision)
     after = [value(name, **labels) for name, labels in names]
     assert [b - a for a, b in zip(before, after, strict=True)] == [0, 2, 1, 130, 2, 30]
+
+
+def test_values_of_a_field_are_no_labels() -> None:
+    """Of a type with forecast_by only the type's own series is shown: values belong to others."""
+    own = SeriesView(name="update", now_rps=1.0, forecast_rps=1.0, relative_mae=0.5, trusted=True)
+    acme = own.model_copy(update={"name": "update/acme", "of_type": "update"})
+    decision = Decision(epoch=1, round=3, at=0.0, mode=Mode.AUTO, version=1, series=[own, acme])
+    metrics.observe_decision(decision)
+    assert value("foreshard_series_relative_mae_ratio", series="update") == 0.5
+    assert REGISTRY.get_sample_value("foreshard_series_relative_mae_ratio", {"series": "update/acme"}) is None

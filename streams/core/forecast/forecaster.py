@@ -108,6 +108,11 @@ class Forecaster:
         """Returns float64[series]: log of what is usual at the time of step `index`; NaN = not known."""
         return self._features.usual_day(index)[:, 0]
 
+    def largest(self) -> Floats:
+        """Returns float64[series], the largest requests per step of the last day; 0 without any."""
+        most: Floats = self._largest.max(axis=1)
+        return most
+
     def skill(self) -> list[Skill]:
         """Returns per series how good its forecasts of the last 24 h were, and whether they may be used."""
         return self._score.skills(self._known, -1 if self.index is None else self.index)

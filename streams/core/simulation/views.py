@@ -19,6 +19,7 @@ from streams.core.forecast.skill import Score
 from streams.core.keys import KeyRules
 from streams.core.load import WINDOW_S, LoadBook
 from streams.core.outlook import COLUMNS, HORIZON, Demand, Outlook
+from streams.core.series import SeriesRows
 from streams.core.simulation.workload import BINS_PER_STEP, Cells, Floats, Ints, Workload
 from streams.core.steps import STEP_S, Step
 
@@ -31,7 +32,7 @@ class Measured(LoadBook):
     """The rates that all balancers measure, from the reports of one router for all of the load."""
 
     def __init__(self, rules: KeyRules) -> None:
-        super().__init__(rules.series, rules.shards, 1)
+        super().__init__(SeriesRows.of(rules), rules.shards, 1)
         self._rules = rules
         self._offset = 0
         self._known: tuple[float, Floats | None] = (float("nan"), None)
@@ -110,7 +111,7 @@ class Blind(View):
         super().__init__(work.rules, EventBook(work.rules, work.clusters))
 
     def _look(self, _now: float, rates: Floats, hot: Mapping[int, float], _events: EventBook, /) -> Demand:
-        measured = self.rules.costs()[:, None] * rates
+        measured = self.costs_by_row()[:, None] * rates
         load = np.repeat(measured.sum(axis=0)[:, None], COLUMNS, axis=1)
         return Demand(load, self._skew(rates, measured, hot, {}), frozenset())
 
@@ -192,7 +193,7 @@ def taught(work: Workload, events: Iterable[Event], steps: Iterable[Step], rng: 
     for event in events:
         view.events.add(event)
     if work.forecast_error_sd:
-        view.forecaster = Spoiled(len(work.rules.series), work.forecast_error_sd, rng)
+        view.forecaster = Spoiled(view.forecaster.series, work.forecast_error_sd, rng)
     for step in steps:
         view.learn(step, view.events)
     return view
