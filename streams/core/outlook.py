@@ -59,6 +59,10 @@ class _Look:
     costs: Floats
     """float64[rows], cost units per request."""
     events: EventBook
+    factors: Mapping[int, Floats]
+    """shard -> float64[times] by which events on its keys multiply its load."""
+    factors_now: Mapping[int, Floats]
+    """The same of the first time, as far as they have risen."""
 
 
 class Outlook:
@@ -132,7 +136,15 @@ class Outlook:
         A series whose forecast is not trusted contributes its measured part to every column.
         """
         times = now + STEP_S * np.arange(COLUMNS, dtype=np.float64)
-        look = _Look(times, rates, self._weights(rates), self.costs_by_row(), events)
+        look = _Look(
+            times,
+            rates,
+            self._weights(rates),
+            self.costs_by_row(),
+            events,
+            events.shard_factor(times),
+            events.shard_factor(times[:1], headroom=False),
+        )
         measured = look.costs[:, None] * rates
         load = np.zeros((self.rules.shards, COLUMNS))
         announced = np.zeros(self.rules.shards)
@@ -150,7 +162,7 @@ class Outlook:
         gated = measured[~trusted].sum(axis=0)
         costs = look.costs
         extra, on_now = events.added(times, costs), events.added(times[:1], costs, headroom=False)
-        on_keys = {slot // SLOTS for slot in on_now} | set(events.shard_factor(times[:1], headroom=False))
+        on_keys = {slot // SLOTS for slot in on_now} | set(look.factors_now)
         surging = self._surges.expect(now, self.shares.share, rates * trusted[:, None], costs, on_keys)
         load[:, 1:] += surging[:, None]
         to_come = {slot: rate - float(on_now.get(slot, NOTHING)[0]) for slot, rate in extra.items()}
@@ -183,7 +195,6 @@ class Outlook:
         added = events.added_series(name, times, requests=look.weights)
         uplift_now = min(float(events.uplift(name, times[:1], headroom=False)[0]), MOST_UPLIFT)
         added_now = float(events.added_series(name, times[:1], False, look.weights)[0])
-        factor_now = events.shard_factor(times[:1], headroom=False)
         share = self.shares.share[index]
         now_rps = float(rates.sum())
         if skill.trusted:
@@ -195,8 +206,8 @@ class Outlook:
             expected = now_rps * uplift / uplift_now + to_come
             quiet = np.outer(rates, np.full(COLUMNS, cost))
             part = quiet * (uplift / uplift_now) + np.outer(share, to_come * cost)
-        for shard, factor in events.shard_factor(times).items():
-            seen = 1.0 if skill.trusted else min(float(factor_now.get(shard, ONE)[0]), MOST_UPLIFT)
+        for shard, factor in look.factors.items():
+            seen = 1.0 if skill.trusted else min(float(look.factors_now.get(shard, ONE)[0]), MOST_UPLIFT)
             part[shard] *= np.minimum(factor, MOST_UPLIFT) / seen
         on_keys = events.added_on_keys(name, times)
         coming = float(on_keys[-1] - (0.0 if skill.trusted else on_keys[0]))

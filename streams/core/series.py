@@ -122,8 +122,8 @@ class SeriesRows:
     def _is_value(self, name: str, kind: int) -> bool:
         if kind < 0 or self.types[kind] not in self.split:
             return False
-        before, value = name[: len(self.types[kind]) + 1], name[len(self.types[kind]) + 1 :]
-        return before == self.types[kind] + SERIES_MARK and value_text(value) is not None
+        before = self.types[kind] + SERIES_MARK
+        return name.startswith(before) and value_text(name[len(before) :]) is not None
 
     def assign(self, names: Sequence[str], requests: Floats) -> None:
         """Gives free rows to those of these series that have requests and no row; the largest first."""

@@ -11,12 +11,12 @@ from collections.abc import Collection
 import numpy as np
 
 from streams.core.counts import Floats
+from streams.core.load import NEWEST_WINDOWS, WINDOW_S
 
 LEAST_PART = 0.15
 """A shard surges when it measures more than its share by this part of it ..."""
 LEAST_SD = 4.0
-"""... and by so many standard deviations of a Poisson count over 10 s."""
-COUNT_S = 10.0
+"""... and by so many standard deviations of a Poisson count over the newest windows."""
 AHEAD = 2.0
 """What a surge has gained in half a minute is expected to come so many times again: slots have moved a good
 half minute after a surge is seen, and most still grow then."""
@@ -44,7 +44,7 @@ class Surges:
         whole = share[:, judged].sum(axis=1)
         usual = (costs * rates[:, judged].sum(axis=1) / np.where(whole > 0, whole, np.inf)) @ share
         more = costs @ rates - usual
-        chance = LEAST_SD * np.sqrt((costs * costs) @ rates / COUNT_S)
+        chance = LEAST_SD * np.sqrt((costs * costs) @ rates / (NEWEST_WINDOWS * WINDOW_S))
         found = judged & (more > LEAST_PART * usual) & (more > chance)
         return np.where(found, more + AHEAD * self._gain(now, more), 0.0)
 

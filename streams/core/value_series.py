@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from streams.core.key_fields import INTEGERS, Decoded, NamedHeaders, NeededFields
+from schemas.errors import BadRequestError
+from streams.core.key_fields import Decoded, NamedHeaders, NeededFields, scalar_bytes
 from streams.core.key_rules import SERIES_MARK, KeyField, RequestType
 
 VALUES_REPORTED = 128
@@ -20,13 +21,11 @@ MOST_CHARACTERS = 64
 
 def value_text(value: object) -> str | None:
     """Returns a value as its series is called, None where it has none."""
-    if type(value) is int and value in INTEGERS:
-        return str(value)
-    if type(value) is bool:
-        return "true" if value else "false"
-    if type(value) is not str:
+    try:
+        text = (scalar_bytes(value) or b"").decode()
+    except BadRequestError:
         return None
-    return value if 0 < len(value) <= MOST_CHARACTERS and value.isprintable() else None
+    return text if 0 < len(text) <= MOST_CHARACTERS and text.isprintable() else None
 
 
 def value_series(rule: RequestType, values: Sequence[object]) -> str:
