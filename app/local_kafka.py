@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from app.interruption import interruptible
 from app.local_kafka_java import JAVA_MIN, START_S, JavaBroker, find_jars, find_java, prepare
 from schemas.errors import NoKafkaError
 
@@ -272,9 +273,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="keep the data here (default: a temporary folder)")
     arguments = parser.parse_args()
     # A shell starts background jobs with SIGINT ignored, and `kill` sends SIGTERM: each ends it in order.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), interruptible():
         try:
             with local_kafka(data_dir=arguments.data_dir, quiet=False) as kafka:
                 sys.stdout.write(kafka.bootstrap + "\n")

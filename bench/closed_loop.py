@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from app.bench.machine import machine
-from app.bench.report import targets_table, wide_console, write
+from app.bench.report import judged, targets_table, wide_console, write
 from app.local_kafka import local_kafka
 
 VARIANTS = {"announced": (), "withheld": ("--withhold-event",), "reactive": ("--policy", "reactive")}
@@ -79,31 +79,13 @@ def _report(rows: Sequence[Row], seconds: int, time_scale: float) -> dict[str, A
 def _targets(rows: Sequence[Row], means: dict[str, float]) -> list[dict[str, Any]]:
     announced, withheld, reactive = (means[name] for name in VARIANTS)
     broken = sum(row["lost"] + row["repeated"] + row["out_of_order"] for row in rows)
+    part = announced / withheld if withheld else None
     return [
-        _target(
-            "withheld: waited more than 1 s, %",
-            f">= {LEAST_WITHHELD_PCT}",
-            withheld,
-            withheld >= LEAST_WITHHELD_PCT,
-        ),
-        _target(
-            "announced / withheld",
-            f"<= {MOST_OF_WITHHELD}",
-            announced / withheld if withheld else None,
-            announced <= MOST_OF_WITHHELD * withheld,
-        ),
-        _target("announced - reactive, points", "<= 0", announced - reactive, announced <= reactive),
-        _target("lost, repeated or out of order", "== 0", broken, broken == 0),
+        judged("withheld: waited more than 1 s, %", ">=", LEAST_WITHHELD_PCT, withheld),
+        judged("announced / withheld", "<=", MOST_OF_WITHHELD, part),
+        judged("announced - reactive, points", "<=", 0, announced - reactive),
+        judged("lost, repeated or out of order", "==", 0, broken),
     ]
-
-
-def _target(measure: str, target: str, measured: float | None, met: bool) -> dict[str, Any]:
-    return {
-        "measure": measure,
-        "target": target,
-        "measured": None if measured is None else round(measured, 3),
-        "met": met,
-    }
 
 
 def main() -> None:

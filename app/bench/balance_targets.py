@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence, Set
 from statistics import fmean
 from typing import Any
 
 from app.bench.plan import SIZES
+from app.bench.report import judged
 from streams.core.simulation.lanes import UNMOVED, Policy
 
 Row = Mapping[str, Any]
@@ -25,7 +25,6 @@ FAST_S, SLOW_S = 10.0, 30.0
 """Intervals of rounds: the default, and three times that."""
 ANNOUNCED = ("tenant-campaigns", "imports")
 """Scenarios in which foresight decides: announced, or recurring."""
-SIGNS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}
 
 
 def means(rows: Sequence[Row], scenarios: Set[str]) -> dict[str, dict[str, float]]:
@@ -94,14 +93,14 @@ class _Board:
     def violations(self) -> list[dict[str, Any]]:
         policy = Policy.PREDICTIVE
         return [
-            _entry(
+            judged(
                 "predictive: waited > 1 s, %, average",
                 "<=",
                 0.05,
                 self.mean(policy, "violations_pct", FAST_S),
             ),
-            _entry("predictive: waited > 1 s, %, worst scenario", "<=", 0.12, self.worst(policy, FAST_S)),
-            _entry(
+            judged("predictive: waited > 1 s, %, worst scenario", "<=", 0.12, self.worst(policy, FAST_S)),
+            judged(
                 "predictive: waited > 5 s, %, average",
                 "<=",
                 0.02,
@@ -114,66 +113,60 @@ class _Board:
         found = []
         for round_s, limit in ((SLOW_S, 0.35), (FAST_S, 0.5)):
             what = f"predictive / reactive, rounds of {round_s:g} s"
-            found.append(_entry(f"{what}, average", "<=", limit, self.ratio(mine, other, round_s)))
+            found.append(judged(f"{what}, average", "<=", limit, self.ratio(mine, other, round_s)))
             found += [
-                _entry(f"{what}, {scenario}", "<=", 0.25, self.ratio(mine, other, round_s, [scenario]))
+                judged(f"{what}, {scenario}", "<=", 0.25, self.ratio(mine, other, round_s, [scenario]))
                 for scenario in ANNOUNCED
             ]
             found.append(
-                _entry(
+                judged(
                     f"predictive - reactive, {round_s:g} s, worst scenario, points",
                     "<=",
                     0.02,
                     self.worst(mine, round_s, other),
                 )
             )
-        found.append(_entry("static / predictive", ">=", 50, self.ratio(Policy.STATIC, mine, FAST_S)))
+        found.append(judged("static / predictive", ">=", 50, self.ratio(Policy.STATIC, mine, FAST_S)))
         oracle = self.mean(Policy.ORACLE, "violations_pct", FAST_S)
         own = self.mean(mine, "violations_pct", FAST_S)
         gap = None if oracle is None or own is None else own - oracle
-        found.append(_entry("predictive - oracle, points", "<=", 0.03, gap))
+        found.append(judged("predictive - oracle, points", "<=", 0.03, gap))
         return found
 
     def movement(self) -> list[dict[str, Any]]:
         mine = Policy.PREDICTIVE
         moved = self.ratio(mine, Policy.REACTIVE, FAST_S, field="moved_pct_per_h")
         return [
-            _entry("predictive: load moved, %/h", "<=", 15, self.mean(mine, "moved_pct_per_h", FAST_S)),
-            _entry("load moved, predictive / reactive", "<=", 0.9, moved),
-            _entry("predictive: moves per hour", "<=", 40, self.mean(mine, "moves_per_h", FAST_S)),
-            _entry(
+            judged("predictive: load moved, %/h", "<=", 15, self.mean(mine, "moved_pct_per_h", FAST_S)),
+            judged("load moved, predictive / reactive", "<=", 0.9, moved),
+            judged("predictive: moves per hour", "<=", 40, self.mean(mine, "moves_per_h", FAST_S)),
+            judged(
                 "predictive: reversals within 10 min, % of moves",
                 "<=",
                 6,
                 self.mean(mine, "reversals_pct", FAST_S),
             ),
-            _entry("predictive: load away from home, %", "<=", 6, self.mean(mine, "away_pct", FAST_S)),
-            _entry(
+            judged("predictive: load away from home, %", "<=", 6, self.mean(mine, "away_pct", FAST_S)),
+            judged(
                 "ordered / order-free, reactive",
                 "<=",
                 1.3,
                 self.ratio(Policy.REACTIVE, Policy.UNORDERED, FAST_S),
             ),
-            _entry("hold p99, s, predictive", "<=", 12, self.mean(mine, "hold_p99_s", FAST_S)),
+            judged("hold p99, s, predictive", "<=", 12, self.mean(mine, "hold_p99_s", FAST_S)),
         ]
 
     def special(self) -> list[dict[str, Any]]:
         even = self.mean(Policy.PREDICTIVE, "moves_per_h", FAST_S, ["even-load"])
         bad = self.ratio(Policy.PREDICTIVE, Policy.REACTIVE, FAST_S, ["bad-forecast"])
         return [
-            _entry("even load: moves per hour", "==", 0, even),
-            _entry("bad forecast: predictive / reactive", "<=", 1.1, bad),
+            judged("even load: moves per hour", "==", 0, even),
+            judged("bad forecast: predictive / reactive", "<=", 1.1, bad),
         ]
 
 
 def _plans(plan_ms: Mapping[str, float]) -> list[dict[str, Any]]:
     return [
-        _entry(f"plan p99, {size.name} (shards x clusters), ms", "<=", size.target_ms, plan_ms.get(size.name))
+        judged(f"plan p99, {size.name} (shards x clusters), ms", "<=", size.target_ms, plan_ms.get(size.name))
         for size in SIZES
     ]
-
-
-def _entry(measure: str, sign: str, limit: float, measured: float | None) -> dict[str, Any]:
-    met = None if measured is None else bool(SIGNS[sign](measured, limit))
-    shown = None if measured is None else round(measured, 4) if measured < float("inf") else None
-    return {"measure": measure, "target": f"{sign} {limit:g}", "measured": shown, "met": met}

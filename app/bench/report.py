@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import operator
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ Row = dict[str, Any]
 QUIET_LOAD = 0.5
 """Load average above which a machine is not quiet."""
 
+SIGNS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}
 WIDTH = 200
 """Columns where the output is no terminal."""
 
@@ -200,6 +202,13 @@ def _rows_table(rows: Sequence[Row]) -> Table:
         cells = [_cell(row[name]) for name in COLUMNS]
         table.add_row(*cells, *(_latency_cell(row.get(name)) for name in LATENCIES))
     return table
+
+
+def judged(measure: str, sign: str, limit: float, measured: float | None) -> Row:
+    """Returns a target with what was measured, to 4 digits, and whether it is met; None where it was not."""
+    met = None if measured is None else bool(SIGNS[sign](measured, limit))
+    shown = None if measured is None else round(measured, 4) if measured < float("inf") else None
+    return {"measure": measure, "target": f"{sign} {limit:g}", "measured": shown, "met": met}
 
 
 def targets_table(found: Sequence[Row], where: Mapping[str, str] = MappingProxyType({})) -> Table:

@@ -9,13 +9,13 @@ import sys
 import pytest
 
 CHILD = """
-import time
+import signal
 from app.interruption import interruptible
 
 with interruptible():
     try:
         print("running", flush=True)
-        time.sleep(30)
+        signal.pause()
     except KeyboardInterrupt:
         print("stopping", flush=True)
         input()
