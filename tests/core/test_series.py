@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.records import Counts, LoadHistory, LoadReport, OffsetRange, PartitionLoad
 from streams.core.load import LoadBook
 from streams.core.series import VALUES_HEARD, VALUES_KEPT, SeriesRows
 from streams.core.steps import Step, StepBook
+from tests.core.load_records import history, part, report
 
 SHARDS = 4
 
@@ -72,7 +72,9 @@ def test_rows_add_up_to_their_types(records: list[list[tuple[str, int, int]]]) -
     books = [StepBook(one, SHARDS, 1) for one in (series, plain)]
     for step, cells in enumerate(records):
         for book in books:
-            book.add(history(step, cells))
+            names = sorted({name for name, _, _ in cells})
+            numbered = [(names.index(name), shard, count) for name, shard, count in cells]
+            book.add(history(step, *numbered, names=names))
     for split, whole in zip(*(book.close(1e6) for book in books), strict=True):
         assert isinstance(split, Step)
         assert (split.counts is None) == (whole.counts is None)
@@ -85,39 +87,12 @@ def test_rows_add_up_to_their_types(records: list[list[tuple[str, int, int]]]) -
         assert not counts[series.reserve].any()
 
 
-def history(step: int, cells: list[tuple[str, int, int]], shards: int = SHARDS) -> LoadHistory:
-    """One router's record of a step: (series, shard, requests)."""
-    names = sorted({name for name, _, _ in cells})
-    columns = [[names.index(name) for name, _, _ in cells], [c[1] for c in cells], [c[2] for c in cells]]
-    return LoadHistory(
-        router="r",
-        step=step,
-        step_s=30.0,
-        ranges=[OffsetRange(partition=0, from_offset=0, to_offset=0)],
-        series=names,
-        arrivals=Counts(series=columns[0], shard=columns[1], count=columns[2]),
-    )
-
-
 def test_live_rates_are_in_the_same_rows_as_forecasts() -> None:
     """Before a value has a row its requests are its type's; from then on its own, also those before."""
     series = rows()
     load = LoadBook(series, SHARDS, 1)
-    counts = Counts(series=[0, 1, 2], shard=[0, 1, 1], count=[10, 20, 30])
-    part = PartitionLoad(
-        partition=0, from_offset=0, to_offset=60, requests=60, bytes=0, lag=0, forwarded=counts
-    )
-    load.add(
-        LoadReport(
-            router="r",
-            window_from=0.0,
-            window_to=5.0,
-            epoch=1,
-            version=1,
-            series=["update", "update/acme", "login"],
-            partitions=[part],
-        )
-    )
+    forwarded = part(0, 0, (0, 0, 10), (1, 1, 20), (2, 1, 30))
+    load.add(report(0, forwarded, names=["update", "update/acme", "login"]))
     before = load.rates(5.0)
     assert before is not None
     assert before[:3].sum(axis=1).tolist() == [6.0, 6.0, 0.0]
