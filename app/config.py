@@ -27,7 +27,7 @@ from schemas.errors import ConfigError
 from streams.clock import Clock
 from streams.core.keys import KeyRules
 from streams.core.round_settings import RoundSettings
-from streams.kafka_settings import refuse_reserved
+from streams.kafka_settings import EVERY_CLIENT, refuse_reserved
 
 NOT_CREATED = "Failed to create producer"
 """How librdkafka begins what it says of properties that do not go together."""
@@ -47,9 +47,8 @@ class Config:
     @cached_property
     def kafka(self) -> dict[str, Any]:
         """librdkafka properties of the user, with the bootstrap servers."""
-        return {"bootstrap.servers": "127.0.0.1:9092", "client.id": "foreshard", "log_level": 2} | dict(
-            self.file.kafka
-        )
+        own = dict(self.file.kafka)
+        return EVERY_CLIENT | {"bootstrap.servers": "127.0.0.1:9092", "client.id": "foreshard"} | own
 
     @property
     def prefix(self) -> str:

@@ -31,7 +31,7 @@ from confluent_kafka import (
 )
 
 from schemas.errors import TopicError
-from streams.kafka_settings import PRODUCER_ONLY, QUIET
+from streams.kafka_settings import EVERY_CLIENT, PRODUCER_ONLY
 from streams.membership import leave_group
 
 BATCH = 1000
@@ -58,7 +58,7 @@ def consumer_settings(kafka: Mapping[str, Any], group: str, **needed: Any) -> di
     """Returns the settings of a consumer: `kafka` wins over defaults, what is needed over `kafka`."""
     own = {name: value for name, value in kafka.items() if name not in PRODUCER_ONLY}
     return (
-        QUIET
+        EVERY_CLIENT
         | own
         | {
             "group.id": group,

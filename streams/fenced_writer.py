@@ -9,7 +9,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from schemas.errors import BrokerUnreachableError, FencedError, NotReadyError
-from streams.kafka_settings import BATCH_BYTES, CONSUMER_ONLY, MAX_MESSAGE_BYTES, QUIET
+from streams.kafka_settings import BATCH_BYTES, CONSUMER_ONLY, EVERY_CLIENT, MAX_MESSAGE_BYTES
 
 ASK_S = 5.0
 """Wall seconds one call to the broker may take before it is made again."""
@@ -42,7 +42,7 @@ class FencedWriter:
         own = {name: value for name, value in kafka.items() if name not in CONSUMER_ONLY}
         self._settings = (
             {"retry.backoff.ms": 5, "linger.ms": 0, "compression.type": "lz4", "batch.size": BATCH_BYTES}
-            | QUIET
+            | EVERY_CLIENT
             | own
             | {
                 "message.max.bytes": MAX_MESSAGE_BYTES,

@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, ConsumerGroupState, KafkaError, KafkaExcep
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from streams.feed import consumer_settings
-from streams.kafka_settings import CONSUMER_ONLY, PRODUCER_ONLY, QUIET
+from streams.kafka_settings import CONSUMER_ONLY, EVERY_CLIENT, PRODUCER_ONLY
 
 ANSWER_S = 5.0
 """Wall seconds that one question to the broker may take."""
@@ -33,7 +33,7 @@ class Backend(Protocol):
 
 def admin_client(kafka: Mapping[str, Any]) -> AdminClient:
     only = PRODUCER_ONLY | CONSUMER_ONLY
-    return AdminClient({name: value for name, value in kafka.items() if name not in only} | QUIET)
+    return AdminClient(EVERY_CLIENT | {name: value for name, value in kafka.items() if name not in only})
 
 
 def member_count(admin: AdminClient, group: str) -> int | None:

@@ -56,8 +56,14 @@ CONSUMER_ONLY = frozenset(
 )
 """librdkafka warns about a property of the other kind of client, so each client gets its own only."""
 
-QUIET = {"log_level": 2}
-"""librdkafka writes every lost connection to stderr otherwise; we say once that the broker is away."""
+EVERY_CLIENT: dict[str, Any] = {"log_level": 2, "metadata.recovery.rebootstrap.trigger.ms": 5_000}
+"""What each of our clients begins with; a user's own settings win.
+
+librdkafka writes every lost connection to stderr otherwise; we say once that the broker is away. And since
+2.10 it drops even the last broker it knows when metadata name none, as those of a broker do that has slept
+or is being upgraded. It begins again with the bootstrap servers only after this time without metadata, 5
+minutes by default (librdkafka issue 5301).
+"""
 
 MAX_MESSAGE_BYTES = 1_000_000_000
 """librdkafka's highest: the topics' own limits decide, and a record over one is found by halving."""
@@ -90,7 +96,7 @@ def router_consumer(kafka: Mapping[str, Any], group: str, instance_id: str = "")
         "queued.min.messages": 50_000,  # some batches ahead
         "fetch.queue.backoff.ms": 10,  # 1,000 by default: once that many wait, the next fetch waits a second
         "fetch.wait.max.ms": 100,
-        **QUIET,
+        **EVERY_CLIENT,
     }
     own = {name: value for name, value in kafka.items() if name not in PRODUCER_ONLY}
     return (
@@ -117,7 +123,7 @@ def router_producer(kafka: Mapping[str, Any], transactional_id: str = "") -> dic
         "retry.backoff.max.ms": 1_000,
         "queue.buffering.max.messages": 1_000_000,
         "batch.size": BATCH_BYTES,
-        **QUIET,
+        **EVERY_CLIENT,
     }
     needed: dict[str, Any] = {
         "enable.idempotence": True,
@@ -139,5 +145,5 @@ def router_producer(kafka: Mapping[str, Any], transactional_id: str = "") -> dic
 def report_producer(kafka: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of the producer of load reports: idempotent, no transaction."""
     own = {name: value for name, value in kafka.items() if name not in CONSUMER_ONLY}
-    ours = {"linger.ms": 5, "compression.type": "lz4", **QUIET}
+    ours = {"linger.ms": 5, "compression.type": "lz4", **EVERY_CLIENT}
     return ours | own | {"enable.idempotence": True, "acks": "all"}

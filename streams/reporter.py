@@ -19,6 +19,7 @@ from schemas.errors import InvalidRecordError
 from schemas.records import Cluster, ClusterMetrics
 from schemas.topics import CLUSTERS, METRICS
 from streams.clock import Clock
+from streams.kafka_settings import EVERY_CLIENT
 
 INTERVAL_S = 10.0
 """Model seconds between two records: one per round of the balancer."""
@@ -60,7 +61,8 @@ class GroupLag:
         self.group = group
         self._partitions: list[TopicPartition] = []
         self._consumer = Consumer(
-            kafka
+            EVERY_CLIENT
+            | kafka
             | {
                 "group.id": group,
                 "isolation.level": "read_committed",
@@ -188,7 +190,8 @@ class ClusterFinder:
         self._cluster = cluster
         self._found: Cluster | None = None
         self._consumer = Consumer(
-            kafka
+            EVERY_CLIENT
+            | kafka
             | {
                 "group.id": f"{prefix}reporter",  # required by the client; never joined, never committed
                 "isolation.level": "read_committed",
@@ -245,7 +248,7 @@ class Reporter:
         self._last: Progress | None = None
         self.registered = self._finder is None
         """False while the `clusters` topic does not name the cluster: nobody could use its records."""
-        self._producer = Producer(kafka | {"acks": "all", "linger.ms": 5, "log_level": 0})
+        self._producer = Producer(EVERY_CLIENT | kafka | {"acks": "all", "linger.ms": 5, "log_level": 0})
         self.refused = 0
         """Records that the broker did not take."""
 

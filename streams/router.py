@@ -58,7 +58,7 @@ NOTE_S = 0.5
 """Seconds between two commits of offsets alone, which tell that idle partitions use a new mapping."""
 
 LOOK_S = 0.2
-"""Seconds between two looks at the ends of the ingest partitions; a report may be sent twice a second."""
+"""Seconds between two looks at group and ends of the ingest partitions; reports may come twice a second."""
 
 PATIENCE_S = 1.0
 """Seconds to wait for a commit before the partitions are paused and the consumer is polled meanwhile."""
@@ -112,6 +112,8 @@ class Router:
         self._ends: dict[int, int] = {}
         """Ingest partition -> its end, for the lag in reports."""
         self._looked = 0.0
+        self._member = False
+        """Whether the group had this router in it at the last look."""
         self._turn = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="router", daemon=True)
 
@@ -166,6 +168,8 @@ class Router:
     def ready(self) -> tuple[bool, str]:
         """Returns whether requests are routed, and if not, why."""
         reason = self._gate.closed
+        if not reason and not self._member:
+            reason = f"not a member of the group {self._settings.group}"
         if not reason and self._ownership.waiting:
             reason = "taking over partitions"
         return not reason, reason or "ok"
@@ -174,12 +178,13 @@ class Router:
         """Returns the records after `position`, as of the last look."""
         return max(0, self._ends.get(partition, 0) - position)
 
-    def _look_at_ends(self) -> None:
-        """Notes how far each partition reaches, as the consumer has heard; it must not be asked elsewhere."""
+    def _look_around(self) -> None:
+        """Notes membership, and how far each partition reaches: the consumer must not be asked elsewhere."""
         now = time.monotonic()
         if now - self._looked < LOOK_S:
             return
         self._looked = now
+        self._member = self._membership() is not None
         ends = {}
         for partition in self._ownership.active:
             place = TopicPartition(self._settings.ingest, partition)
@@ -235,7 +240,7 @@ class Router:
             failed, self._failed = self._failed, None
             raise failed
         self._ownership.advance(self._rules_hash)
-        self._look_at_ends()
+        self._look_around()
         self._reporter.handoffs = self._driver.load
         routes = self._driver.routes
         if routes is None or not (batch or self._handoffs.released()):

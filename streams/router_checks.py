@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from schemas.errors import BrokerUnreachableError, TopicError
 from schemas.topics import ROOM_BYTES
-from streams.kafka_settings import CONSUMER_ONLY, PRODUCER_ONLY, QUIET
+from streams.kafka_settings import CONSUMER_ONLY, EVERY_CLIENT, PRODUCER_ONLY
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class TopicWatch:
 
     def __init__(self, kafka: Mapping[str, Any]) -> None:
         only = PRODUCER_ONLY | CONSUMER_ONLY
-        self._admin = AdminClient({k: v for k, v in kafka.items() if k not in only} | QUIET)
+        self._admin = AdminClient(EVERY_CLIENT | {k: v for k, v in kafka.items() if k not in only})
         self._partitions: dict[str, int] = {}
         self._followed: frozenset[str] = frozenset()
         self._ids: dict[str, str] = {}

@@ -22,7 +22,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from schemas.records import MappedCluster
 from streams.core.fences import NOTHING
-from streams.kafka_settings import CONSUMER_ONLY, PRODUCER_ONLY, QUIET
+from streams.kafka_settings import CONSUMER_ONLY, EVERY_CLIENT, PRODUCER_ONLY
 from streams.one_thread import OneThread
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def _offsets(admin: AdminClient, places: list[TopicPartition], which: OffsetSpec
 def admin_client(kafka: Mapping[str, Any]) -> AdminClient:
     """Returns an admin client with those of the user's settings that it takes."""
     only = PRODUCER_ONLY | CONSUMER_ONLY
-    return AdminClient({k: v for k, v in kafka.items() if k not in only} | QUIET)
+    return AdminClient(EVERY_CLIENT | {k: v for k, v in kafka.items() if k not in only})
 
 
 class GroupWatch:
@@ -234,7 +234,7 @@ class GroupWatch:
     def _consumer(self, number: int, group: str) -> Consumer:
         if number not in self._consumers:
             own = {"group.id": group, "enable.auto.commit": False, "isolation.level": "read_uncommitted"}
-            self._consumers[number] = Consumer(self._kafka | QUIET | own)
+            self._consumers[number] = Consumer(EVERY_CLIENT | self._kafka | own)
         return self._consumers[number]
 
 
@@ -295,8 +295,8 @@ class TailReader:
     def _own(self) -> Consumer:
         if self._consumer is None:
             self._consumer = Consumer(
-                self._kafka
-                | QUIET
+                EVERY_CLIENT
+                | self._kafka
                 | {
                     "group.id": "foreshard-tails",
                     "enable.auto.commit": False,

@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from schemas.errors import InvalidRecordError
 from streams.core.offset_note import OffsetNote, decode_note
-from streams.kafka_settings import PRODUCER_ONLY, QUIET
+from streams.kafka_settings import EVERY_CLIENT, PRODUCER_ONLY
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def asking_consumer(kafka: Mapping[str, Any], group: str) -> Consumer:
     """
     own = {name: value for name, value in kafka.items() if name not in PRODUCER_ONLY}
     ours = {"group.id": group, "enable.auto.commit": False, "isolation.level": "read_uncommitted"}
-    return Consumer(QUIET | own | ours)
+    return Consumer(EVERY_CLIENT | own | ours)
 
 
 class SettledWatcher:

@@ -20,6 +20,7 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from app.chaos.traffic import identity
+from streams.kafka_settings import EVERY_CLIENT
 
 ROW = np.dtype([("id", "<u4"), ("seq", "<u4"), ("ns", "<u8"), ("partition", "<u4"), ("offset", "<u8")])
 """One processing: which request, when (monotonic ns, the same clock in all processes of the machine),
@@ -41,7 +42,7 @@ CONSUMER = {
     "max.partition.fetch.bytes": 65_536,
     "fetch.queue.backoff.ms": 20,
     "reconnect.backoff.max.ms": 1000,
-    "log_level": 2,
+    **EVERY_CLIENT,
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from confluent_kafka import KafkaError, Message, Producer
 
 from app.chaos.traffic import make_traffic, record
+from streams.kafka_settings import EVERY_CLIENT
 
 TICK_S = 0.005
 PRODUCER = {
@@ -22,7 +23,7 @@ PRODUCER = {
     "message.timeout.ms": 0,  # never: a broker that is away is waited for
     "queue.buffering.max.messages": 1_000_000,
     "reconnect.backoff.max.ms": 1000,
-    "log_level": 2,
+    **EVERY_CLIENT,
 }
 
 

@@ -36,6 +36,7 @@ from schemas.records import (
     decision_record,
     mapping_record,
 )
+from streams.kafka_settings import EVERY_CLIENT
 from streams.tables import read_table
 from tests.streams.router_kit import (
     CLUSTER_PARTITIONS,
@@ -213,7 +214,7 @@ class BalancedSite(Site):
 
     def put(self, topic: str, value: bytes | None, key: bytes | None = None, age_s: float = 0.0) -> None:
         """Stores a record as it is in one of our topics, as if it had been sent `age_s` ago."""
-        settings = {"bootstrap.servers": self.bootstrap, "log_level": 2, "message.max.bytes": 2_000_000}
+        settings = {"bootstrap.servers": self.bootstrap, **EVERY_CLIENT, "message.max.bytes": 2_000_000}
         producer = Producer(settings)
         sent_ms = int((time.time() - age_s) * 1000)
         producer.produce(self.prefix + topic, value, key, 0, timestamp=sent_ms)
@@ -299,7 +300,7 @@ class Backends:
         for name in self._site.clusters:
             settings = {
                 "bootstrap.servers": self._site.bootstrap,
-                "log_level": 2,
+                **EVERY_CLIENT,
                 "enable.auto.commit": False,
             }
             consumers[name] = Consumer(settings | {"group.id": f"{self._site.prefix}{name}"})

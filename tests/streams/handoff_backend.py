@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from confluent_kafka import Consumer, TopicPartition
 
+from streams.kafka_settings import EVERY_CLIENT
 from tests.streams.router_kit import CLUSTER_PARTITIONS, Site
 
 POLL_S = 0.02
@@ -43,7 +44,7 @@ class Backend:
                 "auto.offset.reset": "earliest",
                 "enable.auto.commit": False,
                 "fetch.wait.max.ms": 20,
-                "log_level": 2,
+                **EVERY_CLIENT,
             }
         )
         self._consumer.assign([TopicPartition(self._topic, n, 0) for n in range(CLUSTER_PARTITIONS)])

@@ -27,6 +27,7 @@ from streams.core.keys import locate
 from streams.core.mapping import Snapshot, SnapshotBuilder, ranges
 from streams.core.offset_note import OffsetNote, decode_note
 from streams.core.plans import apply_moves, first_mapping
+from streams.kafka_settings import EVERY_CLIENT
 from streams.mapping_topic import MappingWriter, plan_messages
 from tests.streams.router_process import rules
 
@@ -126,7 +127,7 @@ class Site:
 
     @property
     def admin(self) -> AdminClient:
-        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 2})
+        return AdminClient({"bootstrap.servers": self.bootstrap, **EVERY_CLIENT})
 
     def create(self, name: str, partitions: int, settings: dict[str, str] | None = None) -> None:
         """Makes one topic and waits until every client can see it."""
@@ -217,7 +218,7 @@ class Site:
 
     def commit_at(self, cluster: str, offsets: Mapping[int, int]) -> None:
         """Commits these offsets by partition of a cluster's topic for its group, as its backend would."""
-        settings = {"bootstrap.servers": self.bootstrap, "group.id": f"{cluster}-group", "log_level": 2}
+        settings = {"bootstrap.servers": self.bootstrap, "group.id": f"{cluster}-group", **EVERY_CLIENT}
         consumer = Consumer(settings)
         places = [TopicPartition(self.topic(cluster), number, offset) for number, offset in offsets.items()]
         consumer.commit(offsets=places, asynchronous=False)
@@ -276,19 +277,19 @@ class Site:
 
     def producer(self, **settings: Any) -> Producer:
         """Returns a producer for the ingest topic."""
-        ours = {"bootstrap.servers": self.bootstrap, "log_level": 2, "enable.idempotence": True}
+        ours = {"bootstrap.servers": self.bootstrap, **EVERY_CLIENT, "enable.idempotence": True}
         return Producer(ours | settings)
 
     def group_consumer(self, group: str) -> Consumer:
         """Returns a consumer of a group of the site, subscribed to nothing."""
         return Consumer(
-            {"bootstrap.servers": self.bootstrap, "group.id": self.prefix + group, "log_level": 2}
+            {"bootstrap.servers": self.bootstrap, "group.id": self.prefix + group, **EVERY_CLIENT}
         )
 
     def commit_group(self, cluster: str) -> None:
         """Commits the end of every partition of a cluster's topic for its group, as its backend would."""
         consumer = Consumer(
-            {"bootstrap.servers": self.bootstrap, "group.id": f"{cluster}-group", "log_level": 2}
+            {"bootstrap.servers": self.bootstrap, "group.id": f"{cluster}-group", **EVERY_CLIENT}
         )
         places = [TopicPartition(self.topic(cluster), number) for number in range(CLUSTER_PARTITIONS)]
         for place in places:
@@ -327,7 +328,7 @@ class Reader:
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
-                "log_level": 2,
+                **EVERY_CLIENT,
             }
         )
         wanted = {site.topic(name): CLUSTER_PARTITIONS for name in site.clusters} | {site.dead_letter: 2}
