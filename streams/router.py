@@ -60,6 +60,13 @@ NOTE_S = 0.5
 LOOK_S = 0.2
 """Seconds between two looks at group and ends of the ingest partitions; reports may come twice a second."""
 
+ABSENT_S = 15.0
+"""Seconds out of the group, while the broker answers others, until the consumer is given up. One that joins
+waits for the session of a member that died, 8 s; longer only for a group that many leave and join."""
+
+AWAY_S = 6.0
+"""Seconds without an answer to questions about topics after which the broker counts as away."""
+
 PATIENCE_S = 1.0
 """Seconds to wait for a commit before the partitions are paused and the consumer is polled meanwhile."""
 
@@ -112,8 +119,8 @@ class Router:
         self._ends: dict[int, int] = {}
         """Ingest partition -> its end, for the lag in reports."""
         self._looked = 0.0
-        self._member = False
-        """Whether the group had this router in it at the last look."""
+        self._absent: float | None = time.monotonic()
+        """Since when it has been out of its group while the broker answers; None for a member."""
         self._turn = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="router", daemon=True)
 
@@ -126,8 +133,7 @@ class Router:
         _, most = check_start(self._watch, bootstrap, settings.ingest, settings.dead_letter)
         self._gate.dead_letter_bytes = most
         self._watch.start()
-        consumer = router_consumer(settings.kafka, settings.group)
-        self._consumer = Consumer(router_consumer(settings.kafka, settings.group, settings.instance_id))
+        self._consumer = self._new_consumer()
         writer: Transactions | Deliveries
         if settings.guarantee == "exactly-once":
             writer = Transactions(router_producer(settings.kafka, settings.transactional_id), self._stopping)
@@ -139,7 +145,7 @@ class Router:
         )
         self._ownership = Ownership(
             self._consumer,
-            Consumer(consumer),
+            Consumer(router_consumer(settings.kafka, settings.group)),
             settings.kafka,
             settings.ingest,
             self._handoffs,
@@ -168,7 +174,7 @@ class Router:
     def ready(self) -> tuple[bool, str]:
         """Returns whether requests are routed, and if not, why."""
         reason = self._gate.closed
-        if not reason and not self._member:
+        if not reason and self._absent is not None:
             reason = f"not a member of the group {self._settings.group}"
         if not reason and self._ownership.waiting:
             reason = "taking over partitions"
@@ -184,7 +190,7 @@ class Router:
         if now - self._looked < LOOK_S:
             return
         self._looked = now
-        self._member = self._membership() is not None
+        self._stay_in_group(now)
         ends = {}
         for partition in self._ownership.active:
             place = TopicPartition(self._settings.ingest, partition)
@@ -201,12 +207,7 @@ class Router:
             self._open()
             self._reporter.start()
             self._driver.start()
-            self._consumer.subscribe(
-                [self._settings.ingest],
-                on_assign=self._on_assign,
-                on_revoke=self._on_revoke,
-                on_lost=self._on_lost,
-            )
+            self._subscribe()
             while not self._stopping.is_set():
                 self._turn = time.monotonic()
                 self._guarded_step()
@@ -313,6 +314,44 @@ class Router:
         group = self._consumer.consumer_group_metadata()
         return group if is_member(group) else None
 
+    def _new_consumer(self) -> Consumer:
+        settings = self._settings
+        return Consumer(router_consumer(settings.kafka, settings.group, settings.instance_id))
+
+    def _subscribe(self) -> None:
+        self._consumer.subscribe(
+            [self._settings.ingest],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
+
+    def _stay_in_group(self, now: float) -> None:
+        """Goes on with a new consumer where this one does not come back into its group.
+
+        While the broker is away nothing is held against it. Some outages leave librdkafka without any
+        broker to ask (`EVERY_CLIENT`), others of its clients too; then the topics are not heard of either.
+        """
+        if self._membership() is not None:
+            self._absent = None
+        elif self._absent is None or self._watch.silent_s() > AWAY_S:
+            self._absent = now
+        elif now - self._absent > ABSENT_S:
+            self._settle()
+            log.warning(
+                "out of the group %s for %.0f s, while the broker answers: going on with a new consumer",
+                self._settings.group,
+                now - self._absent,
+            )
+            self._absent = now
+            self._lose(self._ownership.owned)
+            old, self._consumer = self._consumer, self._new_consumer()
+            self._ownership.use(self._consumer)
+            self._subscribe()
+            closing = OneThread("leave")  # may take for ever
+            closing.submit(old.close)
+            closing.end()
+
     def _submit(self, routed: Routed, routes: Routes, group: object) -> None:
         try:
             self._flight.start(routed, routes, group)
@@ -387,14 +426,17 @@ class Router:
 
     # ------------------------------------------------------------------ rebalances
 
-    def _on_assign(self, _consumer: Consumer, places: list[TopicPartition]) -> None:
+    def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        if consumer is not self._consumer:
+            return  # one that was given up
         self._rebalanced = True
         self._settle_before_rebalance()
         self._ownership.assigned(place.partition for place in places)
 
     def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
-        self._settle_before_rebalance()
-        self._lose(places)
+        if consumer is self._consumer:
+            self._settle_before_rebalance()
+            self._lose([place.partition for place in places])
         consumer.incremental_unassign(places)
 
     def _on_lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
@@ -409,9 +451,8 @@ class Router:
         finally:
             self._in_callback = False
 
-    def _lose(self, places: list[TopicPartition]) -> None:
+    def _lose(self, partitions: list[int]) -> None:
         self._rebalanced = True
-        partitions = [place.partition for place in places]
         self._carried = [one for one in self._carried if one.partition() not in partitions]
         self._ownership.gone(partitions)
         self._failures.hunt.forget(partitions)

@@ -99,6 +99,11 @@ class Ownership:
         return list(self._handoffs.active)
 
     @property
+    def owned(self) -> list[int]:
+        """Returns the partitions that are read or waited for."""
+        return [*self.active, *self._waiting]
+
+    @property
     def full(self) -> int:
         """Returns how many partitions are paused because no more may be held."""
         return len(self._full)
@@ -106,6 +111,11 @@ class Ownership:
     def reads(self, partition: int) -> bool:
         """Returns whether records of this partition are wanted now."""
         return partition in self._handoffs.active and partition not in self._full
+
+    def use(self, consumer: Consumer) -> None:
+        """Goes on with another consumer, once nothing is owned."""
+        self._consumer = consumer
+        self._paused = False
 
     def assigned(self, partitions: Iterable[int]) -> None:
         """Takes in an assignment: the partitions are paused until they are taken over."""

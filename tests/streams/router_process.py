@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+from typing import Any
+
+from confluent_kafka import Consumer, Message
 
 from app.host import run_router
-from streams import router_fences
+from streams import router, router_fences
 from streams.clock import Clock
 from streams.core.handoff import HandoffSettings
 from streams.core.keys import KeyRules, RequestType, parse_field
@@ -26,6 +30,23 @@ def rules(shards: int = 32) -> KeyRules:
     )
 
 
+class Leaver(Consumer):
+    """A consumer that leaves its group at SIGUSR1, and never comes back."""
+
+    leaving = False
+
+    def consume(self, *given: Any, **more: Any) -> list[Message]:
+        if Leaver.leaving:
+            Leaver.leaving = False
+            self.unsubscribe()
+        return super().consume(*given, **more)
+
+    @staticmethod
+    def leave(*_signal: Any) -> None:
+        """Handles the signal."""
+        Leaver.leaving = True
+
+
 def main() -> None:
     """Runs the router that the JSON in the first argument describes."""
     given = json.loads(sys.argv[1])
@@ -40,6 +61,8 @@ def main() -> None:
         handoff=HandoffSettings(**given.get("handoff", {})),
     )
     clock = Clock(**given.get("clock", {}))
+    router.Consumer = Leaver  # type: ignore[misc]
+    signal.signal(signal.SIGUSR1, Leaver.leave)
     router_fences.NO_COMMIT_S = given.get("no_commit_s", router_fences.NO_COMMIT_S)
     sys.exit(run_router(settings=settings, rules=rules(given.get("shards", 32)), clock=clock, web_port=0))
 

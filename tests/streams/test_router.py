@@ -204,6 +204,30 @@ def test_value_that_fits_nowhere_leaves_a_dead_letter_without_it(site: Site) -> 
     router.stop()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("guarantee", ["exactly-once", "at-least-once"])
+def test_consumer_that_stays_out_of_its_group_is_replaced(site: Site, guarantee: str) -> None:
+    """The router says that it is no member; then it routes on where it was, with another consumer."""
+    router = site.router(guarantee=guarantee)
+    router.wait_ready()
+    producer, reader = site.producer(), site.reader()
+    for number in range(100):
+        producer.produce(site.ingest, **request(number))
+    producer.flush()
+    reader.until(100)
+    router.send(signal.SIGUSR1)
+    reason = f"not a member of the group {site.prefix}router"
+    wait_for("says so", lambda: router.ready() == (False, reason))
+    for number in range(100, 200):
+        producer.produce(site.ingest, **request(number))
+    producer.flush()
+    reader.until(200, 40)
+    assert sorted(reader.sequences()) == list(range(200))
+    wait_for("ready again", lambda: router.ready() == (True, "ok"))
+    assert "going on with a new consumer" in router.stderr()
+    router.stop()
+
+
 def test_first_start_waits_for_a_mapping(empty_site: Site) -> None:
     """Without a mapping nothing is read; with the first one routing begins, from the first request."""
     router = empty_site.router()
