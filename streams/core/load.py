@@ -5,7 +5,7 @@ Neither the order in which reports arrive nor a report sent twice changes a figu
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -32,6 +32,11 @@ KEPT_WINDOWS = 24
 """Windows kept per partition: 120 s, four time constants; what is older weighs under 2 %."""
 SILENT_S = 30.0
 """A partition without a report for this long is unknown."""
+HOT_S = 30.0
+"""Hot slots are counted over this time ..."""
+LATE_S = 20.0
+"""... to the end of a router's newest report, if that is no older than this: what is not reported yet is not
+zero."""
 
 
 @dataclass
@@ -112,7 +117,8 @@ class LoadBook:
     def __init__(self, series: SeriesRows, shards: int, partitions: int) -> None:
         self._series, self._shards = series, shards
         self._partitions = [_Partition() for _ in range(partitions)]
-        self._slots: deque[tuple[float, float, list[tuple[int, int]]]] = deque()
+        self._hot: dict[str, dict[tuple[float, float], dict[int, int]]] = {}
+        """Router -> window of a report -> global slot -> requests."""
         self._forwarded: dict[str, Ints] = {}
         self.ignored = 0
         """Requests reported under a series, shard or partition that this process does not know."""
@@ -133,8 +139,23 @@ class LoadBook:
             cells, counts, unknown = flat_cells(part.forwarded, index, self._shards)
             self.ignored += unknown
             book.add(report, part, cells if new else cells[:0], counts * new if new else counts[:0])
+        if not offsets or fresh > 0:
+            self._note_hot(report)
         if report.partitions and offsets:
             self._add_forwarded(report, fresh / offsets)
+
+    def _note_hot(self, report: LoadReport) -> None:
+        """Takes in a report's hot slots, none included; parts of one report have the same window."""
+        windows = self._hot.setdefault(report.router, {})
+        window = windows.setdefault((report.window_from, report.window_to), {})
+        for slot, count in report.hot_slots:
+            window[slot] = window.get(slot, 0) + count
+        newest = max(stop for _, stop in windows)
+        for old in [one for one in windows if one[1] <= newest - HOT_S]:
+            del windows[old]
+        for router in list(self._hot):
+            if max(stop for _, stop in self._hot[router]) < report.window_to - HOT_S - LATE_S:
+                del self._hot[router]
 
     def _add_forwarded(self, report: LoadReport, new: float) -> None:
         for cluster, counts in report.clusters.items():
@@ -143,10 +164,6 @@ class LoadBook:
             longer[: len(total)] = total
             longer[: len(counts)] += np.rint(np.array(counts, dtype=np.float64) * new).astype(np.int64)
             self._forwarded[cluster] = longer
-        if report.hot_slots and new > 0:
-            self._slots.append((report.window_from, report.window_to, list(report.hot_slots)))
-            newest = max(stop for _, stop, _ in self._slots)
-            self._slots = deque(part for part in self._slots if part[1] > newest - 2 * SILENT_S)
 
     def unknown_partitions(self, now: float) -> list[int]:
         """Returns the ingest partitions of which no report reaches `now` - 30 s."""
@@ -203,15 +220,36 @@ class LoadBook:
         )
 
     def hot_slots(self, now: float) -> dict[int, float]:
-        """Returns global slot -> requests/s of the busiest slots, over the 30 s before `now`."""
-        totals: dict[int, float] = {}
-        for start, stop, slots in self._slots:
-            inside = max(0.0, min(stop, now) - max(start, now - SILENT_S)) / (stop - start)
-            if inside > 0:
-                for slot, count in slots:
-                    totals[slot] = totals.get(slot, 0.0) + count * inside / SILENT_S
-        return totals
+        """Returns global slot -> requests/s of the busiest slots, over the newest 30 s that routers report.
+
+        Over the newest 10 s where that is more than chance explains, as `rates` does. A router that has not
+        reported for long counts less and less.
+        """
+        rates: dict[int, float] = {}
+        for windows in self._hot.values():
+            end = max(*(stop for _, stop in windows), now - LATE_S)
+            long = _mean_rates(windows, end - HOT_S, end)
+            newest = _mean_rates(windows, end - NEWEST_WINDOWS * WINDOW_S, end)
+            for slot, rate in long.items():
+                chance = JUMP_SD * np.sqrt(rate / (NEWEST_WINDOWS * WINDOW_S))
+                now_rate = newest.get(slot, 0.0)
+                rates[slot] = rates.get(slot, 0.0) + (now_rate if now_rate > rate + chance else rate)
+        return rates
 
     def forwarded(self, cluster: str) -> Ints:
         """Returns int64[output partitions]: requests forwarded to the cluster since the first report."""
         return self._forwarded.get(cluster, np.zeros(0, np.int64)).copy()
+
+
+def _mean_rates(
+    windows: Mapping[tuple[float, float], Mapping[int, int]], begin: float, end: float
+) -> dict[int, float]:
+    """Returns slot -> requests/s between two times, of which the first may be before the first window."""
+    begin = max(begin, min(start for start, _ in windows))
+    rates: dict[int, float] = {}
+    for (start, stop), slots in windows.items():
+        inside = (min(stop, end) - max(start, begin)) / (stop - start)
+        if inside > 0:
+            for slot, count in slots.items():
+                rates[slot] = rates.get(slot, 0.0) + count * inside / (end - begin)
+    return rates

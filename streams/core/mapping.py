@@ -42,6 +42,20 @@ class Snapshot:
         return self.names[int(self.owners[global_slot])]
 
 
+def parts_at(
+    snapshot: Snapshot, number: int, skew: Mapping[int, npt.NDArray[np.float64]]
+) -> npt.NDArray[np.float64]:
+    """Returns float64[shards], the part of each shard's load that one cluster, `names[number]`, has.
+
+    skew: shard -> float64[256], the slots' parts of its load; absent = uniform.
+    """
+    held = snapshot.owners.reshape(snapshot.shards, SLOTS) == number
+    parts: npt.NDArray[np.float64] = held.mean(axis=1)
+    for shard, weights in skew.items():
+        parts[shard] = weights[held[shard]].sum()
+    return parts
+
+
 def advance(old: Snapshot | None, records: Mapping[int, MappingRecord], meta: MappingMeta) -> Snapshot:
     """Returns the snapshot after a plan: `old` with the changed shards' records, under `meta`.
 

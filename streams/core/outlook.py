@@ -174,6 +174,13 @@ class Outlook:
         raised = np.flatnonzero(announced > EVENT_PART * load.max(axis=1))
         return Demand(load, self._skew(rates, measured, hot, to_come), set(raised.tolist()), views)
 
+    def skew(self, rates: Floats, hot: Mapping[int, float]) -> dict[int, Floats]:
+        """Returns the slots' parts, float64[256], of the shards that have a hot slot, as measured now.
+
+        rates: float64[rows, shards], requests/s; hot: global slot -> requests/s.
+        """
+        return self._skew(rates, self.costs_by_row()[:, None] * rates, hot, {})
+
     def _weights(self, rates: Floats) -> Floats:
         """Returns float64[rows]: requests now; where a type has none, most of the last day, or any ever."""
         weights: Floats = (

@@ -12,7 +12,6 @@ import numpy as np
 from schemas import topics
 from schemas.errors import InvalidRecordError, MappingError
 from schemas.records import (
-    SLOTS,
     BalancerState,
     ClusterMetrics,
     ClusterView,
@@ -34,7 +33,7 @@ from streams.core.foresight import Foresight
 from streams.core.keys import KeyRules
 from streams.core.leader import Leader, check_rules
 from streams.core.load import LoadBook, StepBook
-from streams.core.mapping import Snapshot
+from streams.core.mapping import Snapshot, parts_at
 from streams.core.out import Out
 from streams.core.outcome import NOTHING_FOUND, Found
 from streams.core.outlook import COLUMNS, Demand, Outlook
@@ -210,17 +209,20 @@ class Rounds(Leader):
             what = f"ingest partitions {missing}" if missing else "the first complete window"
             detail = _joined(f"no load report yet for {what}", suspicion)
             return self._skipped(now, snapshot, Skip.INCOMPLETE_METRICS, detail)
-        self._learn_costs(now, snapshot, rates)
+        hot = self.load.hot_slots(now)
+        self._learn_costs(now, snapshot, rates, self.outlook.skew(rates, hot))
         reactive = self.settings.policy == "reactive"
         events = self.unannounced if reactive else self.events
-        demand = self.outlook.demand(now, rates, self.load.hot_slots(now), events)
+        demand = self.outlook.demand(now, rates, hot, events)
         inputs = self._inputs(now, snapshot, demand, self._cluster_inputs(now, rates, costs))
         if reactive:
             inputs = measured_only(inputs)
         made = plan(inputs, self.settings.planner)
         return self._decide(snapshot, demand, inputs, made, suspicion)
 
-    def _learn_costs(self, now: float, snapshot: Snapshot, rates: np.ndarray) -> None:
+    def _learn_costs(
+        self, now: float, snapshot: Snapshot, rates: np.ndarray, skew: Mapping[int, np.ndarray]
+    ) -> None:
         """Learns once a step, from one cluster after the other, what its CPU says of the requests it got.
 
         While more than a second's requests wait there, what it works on is not what it got.
@@ -234,7 +236,7 @@ class Rounds(Leader):
         if name not in self.clusters:
             return
         cpu, waiting = self.capacity.cpu(name, now), self.capacity.backlog(name, now)
-        rps = rates @ (snapshot.owners.reshape(snapshot.shards, SLOTS) == number).mean(axis=1)
+        rps = rates @ parts_at(snapshot, number, skew)
         if cpu is not None and waiting is not None and waiting <= rps.sum():
             self.outlook.costs.learn(self.series.by_type(rps), self.clusters[name].capacity_cps, cpu)
 

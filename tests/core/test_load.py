@@ -161,8 +161,32 @@ def test_hot_slots_are_rates_of_the_last_30_s() -> None:
     """30 requests in one of the last six windows are 1 request/s; older ones are gone."""
     load = book()
     load.add(report(0, part(0, 0, (0, 0, 30)), hot=[(7, 30)]))
+    for number in range(1, 6):
+        load.add(report(number, part(0, number * 30, (0, 0, 30))))
     assert load.hot_slots(30.0) == {7: pytest.approx(1.0)}
-    assert load.hot_slots(36.0) == {}
+    load.add(report(6, part(0, 180, (0, 0, 30))))
+    assert load.hot_slots(35.0) == {}
+
+
+def test_what_of_a_hot_slot_is_not_reported_yet_is_not_zero() -> None:
+    """Six a second are six a second with one report or two, 10 s after the last; a silent router fades."""
+    load = book()
+    load.add(report(0, part(0, 0, (0, 0, 30)), hot=[(7, 30)]))
+    assert load.hot_slots(5.0) == {7: pytest.approx(6.0)}
+    load.add(report(1, part(0, 30, (0, 0, 30)), hot=[(7, 30)]))
+    load.add(report(1, part(0, 30, (0, 0, 30)), hot=[(7, 30)]))
+    assert load.hot_slots(20.0) == {7: pytest.approx(6.0)}
+    assert load.hot_slots(45.0) == {7: pytest.approx(60 / 25)}
+    assert load.hot_slots(70.0) == {}
+
+
+def test_a_slot_that_becomes_hot_is_so_within_10_s() -> None:
+    """2 requests/s for 20 s, then 20: the newest 10 s count, as they do for its shard."""
+    load = book()
+    for number in range(6):
+        count = 100 if number > 3 else 10
+        load.add(report(number, part(0, number * 100, (0, 0, count)), hot=[(7, count)]))
+    assert load.hot_slots(31.0) == {7: pytest.approx(20.0)}
 
 
 def test_forwarded_adds_up_per_output_partition() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from schemas.errors import MappingError, StaleError
 from schemas.records import SLOTS, MappingMeta, MappingRecord, check_tiles
-from streams.core.mapping import Snapshot, SnapshotBuilder, advance, homes, ranges
+from streams.core.mapping import Snapshot, SnapshotBuilder, advance, homes, parts_at, ranges
 from streams.core.plans import first_mapping
 from tests.core.mapping_world import CLUSTERS, NAMES, SHARDS, cluster, feed, first, other_than, plan, shift
 
@@ -298,3 +298,20 @@ def test_plan_at_full_size_copies_and_changes_only_what_moved() -> None:
     after = advance(snapshot, {record.shard: record for record in records}, meta)
     assert sum(one is not other for one, other in zip(snapshot.records, after.records, strict=True)) == 16
     assert int((after.owners != snapshot.owners).sum()) == 48
+
+
+def test_what_a_cluster_has_of_a_shard_counts_by_load_where_a_slot_is_hot() -> None:
+    """Three slots of 256 have moved; one of them has half the load. The parts of all clusters sum to 1."""
+    _, snapshot = first()
+    home = snapshot.records[0].home
+    target = other_than(home)
+    records, meta = plan(snapshot, shift(snapshot, 0, target, 3))
+    after = advance(snapshot, {record.shard: record for record in records}, meta)
+    moved = int(np.flatnonzero(after.owners[:SLOTS] == after.names.index(target))[0])
+    weights = np.full(SLOTS, 0.5 / (SLOTS - 1))
+    weights[moved] = 0.5
+    number = after.names.index(target)
+    assert parts_at(after, number, {})[0] == pytest.approx(3 / SLOTS)
+    assert parts_at(after, number, {0: weights})[0] == pytest.approx(0.5 + 2 * 0.5 / (SLOTS - 1))
+    whole = sum(parts_at(after, one, {0: weights}) for one in range(len(after.names)))
+    assert whole == pytest.approx(np.ones(SHARDS))

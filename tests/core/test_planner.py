@@ -208,6 +208,15 @@ def test_a_backlog_alone_is_left_to_clear() -> None:
     assert (made.moves, made.stuck, made.skip) == ([], [], Skip.WITHIN_BAND)
 
 
+def test_a_cluster_that_is_over_now_is_relieved_by_one_that_is_forecast_to_fill() -> None:
+    """`a` is at 1.02 now, `b` at .60 and forecast at .98: what waits now decides, down to now's limit."""
+    loads = [np.full(11, 51.0), np.full(11, 51.0), ramp(60, 98)]
+    made = plan(world(loads, ["a", "a", "b"], [cluster("a"), cluster("b")]), WIDE)
+    assert [(move.source, move.target, move.reason) for move in made.moves] == [("a", "b", Reason.OVERLOAD)]
+    assert made.score_after["b"] <= made.score_before["a"]
+    assert made.moves[0].load_cps > 3.0
+
+
 def test_no_room_says_by_how_much() -> None:
     """The others are full as well: nothing moves, and the plan names the amount."""
     clusters = [cluster("a"), cluster("b", 50.0), cluster("c", 50.0)]

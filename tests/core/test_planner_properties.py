@@ -103,8 +103,16 @@ def check(inputs: PlanInput, made: Plan, limits: PlannerSettings) -> None:
     _check_limits(inputs, made, limits)
 
 
+def capacity_of(board: Board, name: str) -> np.ndarray:
+    """Returns float64[1]."""
+    return board.capacity[[board.row[name]]]
+
+
 def _check_limits(inputs: PlanInput, made: Plan, limits: PlannerSettings) -> None:
-    """No move fills a target over its limit, nor makes anything fuller than the fullest was."""
+    """No move fills a target over its limit, nor makes anything fuller than the fullest was.
+
+    One off a cluster that is over its limit now may fill one that has room now as full as itself later.
+    """
     if any(move.reason in LEAVING for move in made.moves):
         return
     board = Board(inputs, limits)
@@ -113,10 +121,14 @@ def _check_limits(inputs: PlanInput, made: Plan, limits: PlannerSettings) -> Non
         target = board.row[move.target]
         slots = np.concatenate([np.arange(*item) for item in move.slots])
         moved = board.weights(move.shard, slots).sum() * inputs.load[move.shard]
+        below, source = full, fullness(demand[move.source][None, :], capacity_of(board, move.source))[0]
+        if source[0] > board.limits.shed_above[0]:
+            below = np.maximum(full, source.max())
+            below[0] = full[0]
         demand[move.source] = demand[move.source] - moved
         demand[move.target] = demand[move.target] + moved
         loaded = moved > EPS
-        assert (demand[move.target] <= full * board.capacity[target] + EPS)[loaded].all()
+        assert (demand[move.target] <= below * board.capacity[target] + EPS)[loaded].all()
     highest_return = float(board.limits.home_below.max())
     known = [c.name for c in inputs.clusters if c.known]
     if known:

@@ -52,7 +52,7 @@ def shed(board: Board) -> list[Stuck]:
     while (need := _worst(board, done)) is not None:
         if len(board.moves) - first >= board.settings.max_moves or board.budget_left <= EPS:
             reason = Skip.BUDGET
-        elif (failed := _relieve(board, need)) is not None:
+        elif (failed := _relieve(board, need)) is not None and not _relieve_now(board, need.cluster):
             reason = failed
         else:
             continue
@@ -92,6 +92,22 @@ def _worst(board: Board, done: set[int]) -> Need | None:
     fill = board.limits.fill_to
     load_cps = float(board.demand[cluster, column] - fill[column] * board.capacity[cluster])
     return Need(int(cluster), int(column), load_cps, np.minimum(fill, full[cluster].max()))
+
+
+def _relieve_now(board: Board, cluster: int) -> bool:
+    """Makes one move off a cluster that is over its limit already; returns whether it did.
+
+    Only once the whole window leaves no room. What is forecast of a target may be wrong, or be dealt with
+    when it comes; the requests that wait are there. So a target needs room now, and later only gets no
+    fuller than this cluster is.
+    """
+    limits, capacity = board.limits, float(board.clusters[cluster].capacity[0])
+    load_cps = float(board.demand[cluster, 0]) - limits.fill_to[0] * capacity
+    if load_cps <= (limits.shed_above[0] - limits.fill_to[0]) * capacity + EPS:
+        return False
+    below = np.full_like(limits.fill_to, board.full()[cluster].max())
+    below[0] = min(limits.fill_to[0], below[0])
+    return _relieve(board, Need(cluster, 0, load_cps, below)) is None
 
 
 def _relieve(board: Board, need: Need) -> Skip | None:
