@@ -32,6 +32,7 @@ class Backend(Protocol):
 
 
 def admin_client(kafka: Mapping[str, Any]) -> AdminClient:
+    """Returns an admin client with those of the user's settings that it takes."""
     only = PRODUCER_ONLY | CONSUMER_ONLY
     return AdminClient(EVERY_CLIENT | {name: value for name, value in kafka.items() if name not in only})
 

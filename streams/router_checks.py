@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 from confluent_kafka import KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.admin import ConfigResource, ResourceType
 
 from schemas.errors import BrokerUnreachableError, TopicError
 from schemas.topics import ROOM_BYTES
-from streams.kafka_settings import CONSUMER_ONLY, EVERY_CLIENT, PRODUCER_ONLY
+from streams.groups import admin_client
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +32,7 @@ class TopicWatch:
     """Knows which topics exist and how many partitions they have; looks again every WATCH_S in a thread."""
 
     def __init__(self, kafka: Mapping[str, Any]) -> None:
-        only = PRODUCER_ONLY | CONSUMER_ONLY
-        self._admin = AdminClient(EVERY_CLIENT | {k: v for k, v in kafka.items() if k not in only})
+        self._admin = admin_client(kafka)
         self._partitions: dict[str, int] = {}
         self._followed: frozenset[str] = frozenset()
         self._ids: dict[str, str] = {}

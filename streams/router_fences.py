@@ -22,7 +22,8 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from schemas.records import MappedCluster
 from streams.core.fences import NOTHING
-from streams.kafka_settings import CONSUMER_ONLY, EVERY_CLIENT, PRODUCER_ONLY
+from streams.groups import admin_client
+from streams.kafka_settings import EVERY_CLIENT, PRODUCER_ONLY
 from streams.one_thread import OneThread
 
 log = logging.getLogger(__name__)
@@ -98,12 +99,6 @@ def _offsets(admin: AdminClient, places: list[TopicPartition], which: OffsetSpec
         # Of a topic that was missing once the client would go on to say so: all of them, read anew, help.
         admin.list_topics(timeout=ASK_S)
         raise
-
-
-def admin_client(kafka: Mapping[str, Any]) -> AdminClient:
-    """Returns an admin client with those of the user's settings that it takes."""
-    only = PRODUCER_ONLY | CONSUMER_ONLY
-    return AdminClient(EVERY_CLIENT | {k: v for k, v in kafka.items() if k not in only})
 
 
 class GroupWatch:

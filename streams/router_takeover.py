@@ -27,8 +27,9 @@ from schemas.records import MappedCluster
 from streams.core.handoff import Base
 from streams.core.handoffs import Handoffs
 from streams.core.offset_note import OffsetNote, decode_note
+from streams.groups import admin_client
 from streams.one_thread import OneThread
-from streams.router_fences import admin_client, read_ends
+from streams.router_fences import read_ends
 
 log = logging.getLogger(__name__)
 

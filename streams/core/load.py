@@ -5,9 +5,10 @@ Neither the order in which reports arrive nor a report sent twice changes a figu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -111,14 +112,22 @@ class _Partition:
         return max(0, self.whole() - first) if self.until is not None else 0
 
 
+class _Hot(NamedTuple):
+    """The hot slots of one report, (global slot, requests), or of a part of one."""
+
+    router: str
+    start: float
+    stop: float
+    slots: list[tuple[int, int]]
+
+
 class LoadBook:
     """Column 0 of the plan: the rates at which requests are forwarded now, from load reports."""
 
     def __init__(self, series: SeriesRows, shards: int, partitions: int) -> None:
         self._series, self._shards = series, shards
         self._partitions = [_Partition() for _ in range(partitions)]
-        self._hot: dict[str, dict[tuple[float, float], dict[int, int]]] = {}
-        """Router -> window of a report -> global slot -> requests."""
+        self._hot: list[_Hot] = []
         self._forwarded: dict[str, Ints] = {}
         self.ignored = 0
         """Requests reported under a series, shard or partition that this process does not know."""
@@ -145,17 +154,10 @@ class LoadBook:
             self._add_forwarded(report, fresh / offsets)
 
     def _note_hot(self, report: LoadReport) -> None:
-        """Takes in a report's hot slots, none included; parts of one report have the same window."""
-        windows = self._hot.setdefault(report.router, {})
-        window = windows.setdefault((report.window_from, report.window_to), {})
-        for slot, count in report.hot_slots:
-            window[slot] = window.get(slot, 0) + count
-        newest = max(stop for _, stop in windows)
-        for old in [one for one in windows if one[1] <= newest - HOT_S]:
-            del windows[old]
-        for router in list(self._hot):
-            if max(stop for _, stop in self._hot[router]) < report.window_to - HOT_S - LATE_S:
-                del self._hot[router]
+        """Takes in a report's hot slots: none of a time is known, too."""
+        self._hot.append(_Hot(report.router, report.window_from, report.window_to, list(report.hot_slots)))
+        newest = max(one.stop for one in self._hot)
+        self._hot = [one for one in self._hot if one.stop > newest - HOT_S - LATE_S]
 
     def _add_forwarded(self, report: LoadReport, new: float) -> None:
         for cluster, counts in report.clusters.items():
@@ -225,11 +227,14 @@ class LoadBook:
         Over the newest 10 s where that is more than chance explains, as `rates` does. A router that has not
         reported for long counts less and less.
         """
+        by_router: dict[str, list[_Hot]] = {}
+        for one in self._hot:
+            by_router.setdefault(one.router, []).append(one)
         rates: dict[int, float] = {}
-        for windows in self._hot.values():
-            end = max(*(stop for _, stop in windows), now - LATE_S)
-            long = _mean_rates(windows, end - HOT_S, end)
-            newest = _mean_rates(windows, end - NEWEST_WINDOWS * WINDOW_S, end)
+        for reported in by_router.values():
+            end = max(*(one.stop for one in reported), now - LATE_S)
+            long = _mean_rates(reported, end - HOT_S, end)
+            newest = _mean_rates(reported, end - NEWEST_WINDOWS * WINDOW_S, end)
             for slot, rate in long.items():
                 chance = JUMP_SD * np.sqrt(rate / (NEWEST_WINDOWS * WINDOW_S))
                 now_rate = newest.get(slot, 0.0)
@@ -241,15 +246,13 @@ class LoadBook:
         return self._forwarded.get(cluster, np.zeros(0, np.int64)).copy()
 
 
-def _mean_rates(
-    windows: Mapping[tuple[float, float], Mapping[int, int]], begin: float, end: float
-) -> dict[int, float]:
-    """Returns slot -> requests/s between two times, of which the first may be before the first window."""
-    begin = max(begin, min(start for start, _ in windows))
+def _mean_rates(reported: Sequence[_Hot], begin: float, end: float) -> dict[int, float]:
+    """Returns slot -> requests/s between two times, of which the first may be before the first report's."""
+    begin = max(begin, min(one.start for one in reported))
     rates: dict[int, float] = {}
-    for (start, stop), slots in windows.items():
-        inside = (min(stop, end) - max(start, begin)) / (stop - start)
+    for one in reported:
+        inside = (min(one.stop, end) - max(one.start, begin)) / (one.stop - one.start)
         if inside > 0:
-            for slot, count in slots.items():
+            for slot, count in one.slots:
                 rates[slot] = rates.get(slot, 0.0) + count * inside / (end - begin)
     return rates

@@ -172,14 +172,8 @@ class Outlook:
             load[shard, 1:] += np.maximum(rate + seen * (to_come[slot] - rate), 0.0)[1:]
             announced[shard] += rate.max()
         raised = np.flatnonzero(announced > EVENT_PART * load.max(axis=1))
-        return Demand(load, self._skew(rates, measured, hot, to_come), set(raised.tolist()), views)
-
-    def skew(self, rates: Floats, hot: Mapping[int, float]) -> dict[int, Floats]:
-        """Returns the slots' parts, float64[256], of the shards that have a hot slot, as measured now.
-
-        rates: float64[rows, shards], requests/s; hot: global slot -> requests/s.
-        """
-        return self._skew(rates, self.costs_by_row()[:, None] * rates, hot, {})
+        parts = _skew_to_come(rates.sum(axis=0), load[:, 0], hot, to_come)
+        return Demand(load, parts, set(raised.tolist()), views)
 
     def _weights(self, rates: Floats) -> Floats:
         """Returns float64[rows]: requests now; where a type has none, most of the last day, or any ever."""
@@ -239,29 +233,50 @@ class Outlook:
         rps: Floats = np.interp(ahead, np.arange(COLUMNS), path) / STEP_S
         return rps
 
-    def _skew(
-        self, rates: Floats, measured: Floats, hot: Mapping[int, float], to_come: Mapping[int, Floats]
-    ) -> dict[int, Floats]:
-        """Returns slot shares of the shards that have a hot slot, measured or announced.
 
-        hot: global slot -> requests/s; to_come: global slot -> float64[11], cost units/s not measured yet.
-        """
-        requests, cost = rates.sum(axis=0), measured.sum(axis=0)
-        weights: dict[int, Floats] = {}
-        for shard, busy in _by_shard(hot, len(requests)).items():
-            limit = HOT_FACTOR * requests[shard] / SLOTS
-            slots = {slot: rate for slot, rate in busy.items() if rate > limit}
-            if not slots or requests[shard] <= 0:
-                continue
-            weight = np.full(SLOTS, max(float(requests[shard]) - sum(slots.values()), 0.0) / SLOTS)
-            for slot, rate in slots.items():
-                weight[slot] += rate
-            weights[shard] = weight * (cost[shard] / requests[shard])
-        for global_slot, added in to_come.items():
-            shard, slot = divmod(global_slot, SLOTS)
-            weight = weights.setdefault(shard, np.full(SLOTS, cost[shard] / SLOTS))
-            weight[slot] += max(float(added.max()), 0.0)
-        return {shard: weight / weight.sum() for shard, weight in weights.items() if weight.sum() > 0}
+def skew(rates: Floats, hot: Mapping[int, float]) -> dict[int, Floats]:
+    """Returns the slots' parts, float64[256], of the shards that have a hot slot, as measured.
+
+    rates: float64[rows, shards], requests/s; hot: global slot -> requests/s.
+    """
+    return _parts(_slot_rates(rates.sum(axis=0), hot))
+
+
+def _skew_to_come(
+    requests: Floats, cost: Floats, hot: Mapping[int, float], to_come: Mapping[int, Floats]
+) -> dict[int, Floats]:
+    """Returns the same with announced hot slots, and what they will have.
+
+    requests, cost: float64[shards], requests/s and cost units/s measured; to_come: global slot ->
+    float64[11], cost units/s not measured yet.
+    """
+    weights = {
+        shard: rates * (cost[shard] / requests[shard]) for shard, rates in _slot_rates(requests, hot).items()
+    }
+    for global_slot, added in to_come.items():
+        shard, slot = divmod(global_slot, SLOTS)
+        weight = weights.setdefault(shard, np.full(SLOTS, cost[shard] / SLOTS))
+        weight[slot] += max(float(added.max()), 0.0)
+    return _parts(weights)
+
+
+def _parts(weights: Mapping[int, Floats]) -> dict[int, Floats]:
+    return {shard: weight / weight.sum() for shard, weight in weights.items() if weight.sum() > 0}
+
+
+def _slot_rates(requests: Floats, hot: Mapping[int, float]) -> dict[int, Floats]:
+    """Returns requests/s by slot, float64[256], of the shards that have a hot slot."""
+    found: dict[int, Floats] = {}
+    for shard, busy in _by_shard(hot, len(requests)).items():
+        limit = HOT_FACTOR * requests[shard] / SLOTS
+        slots = {slot: rate for slot, rate in busy.items() if rate > limit}
+        if not slots or requests[shard] <= 0:
+            continue
+        rates = np.full(SLOTS, max(float(requests[shard]) - sum(slots.values()), 0.0) / SLOTS)
+        for slot, rate in slots.items():
+            rates[slot] += rate
+        found[shard] = rates
+    return found
 
 
 def _by_shard(hot: Mapping[int, float], count: int) -> dict[int, dict[int, float]]:

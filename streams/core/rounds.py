@@ -36,7 +36,7 @@ from streams.core.load import LoadBook, StepBook
 from streams.core.mapping import Snapshot, parts_at
 from streams.core.out import Out
 from streams.core.outcome import NOTHING_FOUND, Found
-from streams.core.outlook import COLUMNS, Demand, Outlook
+from streams.core.outlook import COLUMNS, Demand, Outlook, skew
 from streams.core.planner import ClusterInput, Plan, PlanInput, measured_only, plan
 from streams.core.plans import apply_moves
 from streams.core.rehome import settle_in
@@ -210,7 +210,7 @@ class Rounds(Leader):
             detail = _joined(f"no load report yet for {what}", suspicion)
             return self._skipped(now, snapshot, Skip.INCOMPLETE_METRICS, detail)
         hot = self.load.hot_slots(now)
-        self._learn_costs(now, snapshot, rates, self.outlook.skew(rates, hot))
+        self._learn_costs(now, snapshot, rates, hot)
         reactive = self.settings.policy == "reactive"
         events = self.unannounced if reactive else self.events
         demand = self.outlook.demand(now, rates, hot, events)
@@ -221,7 +221,7 @@ class Rounds(Leader):
         return self._decide(snapshot, demand, inputs, made, suspicion)
 
     def _learn_costs(
-        self, now: float, snapshot: Snapshot, rates: np.ndarray, skew: Mapping[int, np.ndarray]
+        self, now: float, snapshot: Snapshot, rates: np.ndarray, hot: Mapping[int, float]
     ) -> None:
         """Learns once a step, from one cluster after the other, what its CPU says of the requests it got.
 
@@ -236,7 +236,7 @@ class Rounds(Leader):
         if name not in self.clusters:
             return
         cpu, waiting = self.capacity.cpu(name, now), self.capacity.backlog(name, now)
-        rps = rates @ parts_at(snapshot, number, skew)
+        rps = rates @ parts_at(snapshot, number, skew(rates, hot))
         if cpu is not None and waiting is not None and waiting <= rps.sum():
             self.outlook.costs.learn(self.series.by_type(rps), self.clusters[name].capacity_cps, cpu)
 

@@ -103,11 +103,6 @@ def check(inputs: PlanInput, made: Plan, limits: PlannerSettings) -> None:
     _check_limits(inputs, made, limits)
 
 
-def capacity_of(board: Board, name: str) -> np.ndarray:
-    """Returns float64[1]."""
-    return board.capacity[[board.row[name]]]
-
-
 def _check_limits(inputs: PlanInput, made: Plan, limits: PlannerSettings) -> None:
     """No move fills a target over its limit, nor makes anything fuller than the fullest was.
 
@@ -121,10 +116,10 @@ def _check_limits(inputs: PlanInput, made: Plan, limits: PlannerSettings) -> Non
         target = board.row[move.target]
         slots = np.concatenate([np.arange(*item) for item in move.slots])
         moved = board.weights(move.shard, slots).sum() * inputs.load[move.shard]
-        below, source = full, fullness(demand[move.source][None, :], capacity_of(board, move.source))[0]
-        if source[0] > board.limits.shed_above[0]:
-            below = np.maximum(full, source.max())
-            below[0] = full[0]
+        source, below = board.row[move.source], full.copy()
+        if demand[move.source][0] > board.limits.shed_above[0] * board.clusters[source].capacity[0]:
+            worst = fullness(demand[move.source][None], board.capacity[[source]]).max()
+            below[1:] = np.maximum(below[1:], worst)
         demand[move.source] = demand[move.source] - moved
         demand[move.target] = demand[move.target] + moved
         loaded = moved > EPS

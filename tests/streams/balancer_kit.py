@@ -36,7 +36,6 @@ from schemas.records import (
     decision_record,
     mapping_record,
 )
-from streams.kafka_settings import EVERY_CLIENT
 from streams.tables import read_table
 from tests.streams.router_kit import (
     CLUSTER_PARTITIONS,
@@ -214,8 +213,7 @@ class BalancedSite(Site):
 
     def put(self, topic: str, value: bytes | None, key: bytes | None = None, age_s: float = 0.0) -> None:
         """Stores a record as it is in one of our topics, as if it had been sent `age_s` ago."""
-        settings = {"bootstrap.servers": self.bootstrap, **EVERY_CLIENT, "message.max.bytes": 2_000_000}
-        producer = Producer(settings)
+        producer = Producer(self.kafka | {"message.max.bytes": 2_000_000})
         sent_ms = int((time.time() - age_s) * 1000)
         producer.produce(self.prefix + topic, value, key, 0, timestamp=sent_ms)
         assert producer.flush(20) == 0
@@ -298,12 +296,8 @@ class Backends:
     def _run(self) -> None:
         consumers = {}
         for name in self._site.clusters:
-            settings = {
-                "bootstrap.servers": self._site.bootstrap,
-                **EVERY_CLIENT,
-                "enable.auto.commit": False,
-            }
-            consumers[name] = Consumer(settings | {"group.id": f"{self._site.prefix}{name}"})
+            settings = {"enable.auto.commit": False, "group.id": f"{self._site.prefix}{name}"}
+            consumers[name] = Consumer(self._site.kafka | settings)
         while not self._ended.wait(0.5):
             for name, consumer in consumers.items():
                 self._commit(name, consumer)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from confluent_kafka import Consumer, TopicPartition
 
-from streams.kafka_settings import EVERY_CLIENT
 from tests.streams.router_kit import CLUSTER_PARTITIONS, Site
 
 POLL_S = 0.02
@@ -37,14 +36,13 @@ class Backend:
         self._commit_s = commit_s
         self._topic = site.topic(cluster)
         self._consumer = Consumer(
-            {
-                "bootstrap.servers": site.bootstrap,
+            site.kafka
+            | {
                 "group.id": f"{cluster}-group",
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "earliest",
                 "enable.auto.commit": False,
                 "fetch.wait.max.ms": 20,
-                **EVERY_CLIENT,
             }
         )
         self._consumer.assign([TopicPartition(self._topic, n, 0) for n in range(CLUSTER_PARTITIONS)])

@@ -126,8 +126,13 @@ class Site:
         return f"{self.prefix}requests.{cluster}"
 
     @property
+    def kafka(self) -> dict[str, Any]:
+        """What every client of the tests begins with."""
+        return {"bootstrap.servers": self.bootstrap, **EVERY_CLIENT}
+
+    @property
     def admin(self) -> AdminClient:
-        return AdminClient({"bootstrap.servers": self.bootstrap, **EVERY_CLIENT})
+        return AdminClient(self.kafka)
 
     def create(self, name: str, partitions: int, settings: dict[str, str] | None = None) -> None:
         """Makes one topic and waits until every client can see it."""
@@ -218,8 +223,7 @@ class Site:
 
     def commit_at(self, cluster: str, offsets: Mapping[int, int]) -> None:
         """Commits these offsets by partition of a cluster's topic for its group, as its backend would."""
-        settings = {"bootstrap.servers": self.bootstrap, "group.id": f"{cluster}-group", **EVERY_CLIENT}
-        consumer = Consumer(settings)
+        consumer = Consumer(self.kafka | {"group.id": f"{cluster}-group"})
         places = [TopicPartition(self.topic(cluster), number, offset) for number, offset in offsets.items()]
         consumer.commit(offsets=places, asynchronous=False)
         consumer.close()
@@ -277,20 +281,15 @@ class Site:
 
     def producer(self, **settings: Any) -> Producer:
         """Returns a producer for the ingest topic."""
-        ours = {"bootstrap.servers": self.bootstrap, **EVERY_CLIENT, "enable.idempotence": True}
-        return Producer(ours | settings)
+        return Producer(self.kafka | {"enable.idempotence": True} | settings)
 
     def group_consumer(self, group: str) -> Consumer:
         """Returns a consumer of a group of the site, subscribed to nothing."""
-        return Consumer(
-            {"bootstrap.servers": self.bootstrap, "group.id": self.prefix + group, **EVERY_CLIENT}
-        )
+        return Consumer(self.kafka | {"group.id": self.prefix + group})
 
     def commit_group(self, cluster: str) -> None:
         """Commits the end of every partition of a cluster's topic for its group, as its backend would."""
-        consumer = Consumer(
-            {"bootstrap.servers": self.bootstrap, "group.id": f"{cluster}-group", **EVERY_CLIENT}
-        )
+        consumer = Consumer(self.kafka | {"group.id": f"{cluster}-group"})
         places = [TopicPartition(self.topic(cluster), number) for number in range(CLUSTER_PARTITIONS)]
         for place in places:
             _, place.offset = consumer.get_watermark_offsets(place, 10)
@@ -322,13 +321,12 @@ class Reader:
     def __init__(self, site: Site) -> None:
         self.site = site
         self.consumer = Consumer(
-            {
-                "bootstrap.servers": site.bootstrap,
+            site.kafka
+            | {
                 "group.id": site.prefix + "reader",
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
-                **EVERY_CLIENT,
             }
         )
         wanted = {site.topic(name): CLUSTER_PARTITIONS for name in site.clusters} | {site.dead_letter: 2}

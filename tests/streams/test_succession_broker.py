@@ -17,7 +17,6 @@ from schemas.topics import LOAD, STATE
 from streams.core.events import EventBook
 from streams.core.outlook import COLUMNS, Outlook
 from streams.core.steps import STEP_S, StepBook
-from streams.kafka_settings import EVERY_CLIENT
 from tests.streams.balancer_kit import SHARDS, BalancedSite, balanced_site
 from tests.streams.router_kit import INGEST_PARTITIONS, wait_for
 
@@ -43,7 +42,7 @@ class Traffic(threading.Thread):
     def __init__(self, site: BalancedSite) -> None:
         super().__init__(daemon=True)
         self._site, self.ended = site, threading.Event()
-        self._producer = Producer({"bootstrap.servers": site.bootstrap, **EVERY_CLIENT})
+        self._producer = Producer(site.kafka)
         self.next = int(site.now // STEP_S)
         self.event_at = site.now - 600.0
 

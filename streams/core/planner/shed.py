@@ -101,13 +101,18 @@ def _relieve_now(board: Board, cluster: int) -> bool:
     when it comes; the requests that wait are there. So a target needs room now, and later only gets no
     fuller than this cluster is.
     """
-    limits, capacity = board.limits, float(board.clusters[cluster].capacity[0])
-    load_cps = float(board.demand[cluster, 0]) - limits.fill_to[0] * capacity
-    if load_cps <= (limits.shed_above[0] - limits.fill_to[0]) * capacity + EPS:
+    limits, full_now = board.limits, _full_now(board, cluster)
+    if full_now <= limits.shed_above[0] + EPS:
         return False
+    load_cps = (full_now - limits.fill_to[0]) * float(board.clusters[cluster].capacity[0])
     below = np.full_like(limits.fill_to, board.full()[cluster].max())
-    below[0] = min(limits.fill_to[0], below[0])
+    below[0] = limits.fill_to[0]
     return _relieve(board, Need(cluster, 0, load_cps, below)) is None
+
+
+def _full_now(board: Board, cluster: int) -> float:
+    """Returns how full the cluster is, against its capacity of now: a loss to come is a forecast."""
+    return float(board.demand[cluster, 0]) / max(float(board.clusters[cluster].capacity[0]), EPS)
 
 
 def _relieve(board: Board, need: Need) -> Skip | None:
@@ -242,12 +247,11 @@ def _send(
 def _reason(board: Board, need: Need, shard: int) -> Reason:
     """Returns why the cluster sheds: measured now, announced, or forecast.
 
-    It is over now if it is above the limit of now, or as full as it will get in the window. Both with
-    the capacity of now: an announced loss of capacity later in the window is a forecast.
+    It is over now if it is above the limit of now, or as full as it will get in the window.
     """
     if need.column > 0 and shard in board.inputs.event_shards:
         return Reason.EVENT
-    now = float(board.demand[need.cluster, 0]) / max(float(board.clusters[need.cluster].capacity[0]), EPS)
+    now = _full_now(board, need.cluster)
     worst = float(board.demand[need.cluster, need.column]) / max(float(board.capacity[need.cluster]), EPS)
     over_now = now > board.limits.shed_above[0] or now >= worst - EPS
     return Reason.OVERLOAD if over_now else Reason.PREDICTED_OVERLOAD

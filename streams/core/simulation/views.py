@@ -18,7 +18,7 @@ from streams.core.forecast import Forecaster, Skill
 from streams.core.forecast.skill import Score
 from streams.core.keys import KeyRules
 from streams.core.load import WINDOW_S, LoadBook
-from streams.core.outlook import COLUMNS, HORIZON, Demand, Outlook
+from streams.core.outlook import COLUMNS, HORIZON, Demand, Outlook, skew
 from streams.core.series import SeriesRows
 from streams.core.simulation.workload import BINS_PER_STEP, Cells, Floats, Ints, Workload
 from streams.core.steps import STEP_S, Step
@@ -113,7 +113,7 @@ class Blind(View):
     def _look(self, _now: float, rates: Floats, hot: Mapping[int, float], _events: EventBook, /) -> Demand:
         measured = self.costs_by_row()[:, None] * rates
         load = np.repeat(measured.sum(axis=0)[:, None], COLUMNS, axis=1)
-        return Demand(load, self._skew(rates, measured, hot, {}), frozenset())
+        return Demand(load, skew(rates, hot), frozenset())
 
 
 class Truth(View):
