@@ -31,15 +31,14 @@ from streams.core.steps import STEP_S
 from streams.core.tally import Tally
 from streams.kafka_settings import router_consumer, router_producer
 from streams.load_reporter import LoadReporter
-from streams.membership import leave_group
-from streams.one_thread import OneThread
 from streams.router_agent import Channel, Work, route_work
 from streams.router_checks import TopicWatch, check_start
 from streams.router_deliveries import Deliveries
 from streams.router_failures import BACK_OFF_S, Failures
-from streams.router_flight import Flight, is_member
+from streams.router_flight import Flight
 from streams.router_handoffs import HandoffDriver
 from streams.router_mapping import MappingGate
+from streams.router_member import Member
 from streams.router_settings import RouterSettings
 from streams.router_takeover import Ownership
 from streams.router_transactions import Kind, RecordTooLargeError, TransactionFailedError, Transactions
@@ -59,13 +58,6 @@ NOTE_S = 0.5
 
 LOOK_S = 0.2
 """Seconds between two looks at group and ends of the ingest partitions; reports may come twice a second."""
-
-ABSENT_S = 15.0
-"""Seconds out of the group, while the broker answers others, until the consumer is given up. One that joins
-waits for the session of a member that died, 8 s; longer only for a group that many leave and join."""
-
-AWAY_S = 6.0
-"""Seconds without an answer to questions about topics after which the broker counts as away."""
 
 PATIENCE_S = 1.0
 """Seconds to wait for a commit before the partitions are paused and the consumer is polled meanwhile."""
@@ -119,8 +111,6 @@ class Router:
         self._ends: dict[int, int] = {}
         """Ingest partition -> its end, for the lag in reports."""
         self._looked = 0.0
-        self._absent: float | None = time.monotonic()
-        """Since when it has been out of its group while the broker answers; None for a member."""
         self._turn = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="router", daemon=True)
 
@@ -133,7 +123,7 @@ class Router:
         _, most = check_start(self._watch, bootstrap, settings.ingest, settings.dead_letter)
         self._gate.dead_letter_bytes = most
         self._watch.start()
-        self._consumer = self._new_consumer()
+        self._member = Member(settings, self._watch)
         writer: Transactions | Deliveries
         if settings.guarantee == "exactly-once":
             writer = Transactions(router_producer(settings.kafka, settings.transactional_id), self._stopping)
@@ -144,7 +134,7 @@ class Router:
             settings.kafka, settings.prefix, tally, self._numbers, self._clock, self._lag, self._on_failure
         )
         self._ownership = Ownership(
-            self._consumer,
+            self._member,
             Consumer(router_consumer(settings.kafka, settings.group)),
             settings.kafka,
             settings.ingest,
@@ -174,7 +164,7 @@ class Router:
     def ready(self) -> tuple[bool, str]:
         """Returns whether requests are routed, and if not, why."""
         reason = self._gate.closed
-        if not reason and self._absent is not None:
+        if not reason and self._member.absent:
             reason = f"not a member of the group {self._settings.group}"
         if not reason and self._ownership.waiting:
             reason = "taking over partitions"
@@ -195,7 +185,7 @@ class Router:
         for partition in self._ownership.active:
             place = TopicPartition(self._settings.ingest, partition)
             with contextlib.suppress(KafkaException):
-                ends[partition] = int(self._consumer.get_watermark_offsets(place, cached=True)[1])
+                ends[partition] = int(self._member.consumer.get_watermark_offsets(place, cached=True)[1])
         self._ends = ends
         metrics.PARTITIONS.set(len(ends))
         metrics.FULL_PARTITIONS.set(self._ownership.full)
@@ -207,7 +197,7 @@ class Router:
             self._open()
             self._reporter.start()
             self._driver.start()
-            self._subscribe()
+            self._member.subscribe(self._on_assign, self._on_revoke)
             while not self._stopping.is_set():
                 self._turn = time.monotonic()
                 self._guarded_step()
@@ -250,7 +240,7 @@ class Router:
         if self._gate.closed:
             self._rebuild()  # came in spite of the pause: read again when it is over
             return
-        group = self._membership()
+        group = self._member.group()
         if group is None:
             self._rebuild()  # no member just now: nothing would fence it
             return
@@ -276,9 +266,9 @@ class Router:
             return []
         wait = 0.01 if self._ownership.waiting or self._driver.moving else IDLE_S
         batch, self._carried = self._carried, []
-        batch = batch or self._consumer.consume(1, wait)
+        batch = batch or self._member.consumer.consume(1, wait)
         if batch and limit > 1:
-            batch += self._consumer.consume(limit - 1, 0.0)
+            batch += self._member.consumer.consume(limit - 1, 0.0)
         errors = [error for message in batch if (error := message.error()) is not None]
         if errors:
             for error in errors:
@@ -306,51 +296,13 @@ class Router:
         self._carried = []
         self._ownership.rebuild()
 
-    def _membership(self) -> object | None:
-        """Returns the group metadata that fences a batch, taken right after consuming it.
-
-        None where this router is no member: it has slept past its session, and joins again by itself.
-        """
-        group = self._consumer.consumer_group_metadata()
-        return group if is_member(group) else None
-
-    def _new_consumer(self) -> Consumer:
-        settings = self._settings
-        return Consumer(router_consumer(settings.kafka, settings.group, settings.instance_id))
-
-    def _subscribe(self) -> None:
-        self._consumer.subscribe(
-            [self._settings.ingest],
-            on_assign=self._on_assign,
-            on_revoke=self._on_revoke,
-            on_lost=self._on_lost,
-        )
-
     def _stay_in_group(self, now: float) -> None:
-        """Goes on with a new consumer where this one does not come back into its group.
-
-        While the broker is away nothing is held against it. Some outages leave librdkafka without any
-        broker to ask (`EVERY_CLIENT`), others of its clients too; then the topics are not heard of either.
-        """
-        if self._membership() is not None:
-            self._absent = None
-        elif self._absent is None or self._watch.silent_s() > AWAY_S:
-            self._absent = now
-        elif now - self._absent > ABSENT_S:
+        """Goes on with a new consumer where this one does not come back into its group."""
+        if self._member.given_up(now):
             self._settle()
-            log.warning(
-                "out of the group %s for %.0f s, while the broker answers: going on with a new consumer",
-                self._settings.group,
-                now - self._absent,
-            )
-            self._absent = now
             self._lose(self._ownership.owned)
-            old, self._consumer = self._consumer, self._new_consumer()
-            self._ownership.use(self._consumer)
-            self._subscribe()
-            closing = OneThread("leave")  # may take for ever
-            closing.submit(old.close)
-            closing.end()
+            self._member.renew(now)
+            self._member.subscribe(self._on_assign, self._on_revoke)
 
     def _submit(self, routed: Routed, routes: Routes, group: object) -> None:
         try:
@@ -369,7 +321,7 @@ class Router:
         routes = self._driver.routes
         if routes is None or time.monotonic() - self._note_at < NOTE_S:
             return
-        untold, group = self._flight.untold(), self._membership()
+        untold, group = self._flight.untold(), self._member.group()
         if untold and group is not None:
             self._note_at = time.monotonic()
             nothing = route([], routes, self._reader, self._handoffs, most_released=0)
@@ -395,7 +347,7 @@ class Router:
         """Back-pressure: nothing is read, but the group hears from us and the loop is seen to turn."""
         self._turn = time.monotonic()
         self._ownership.pause()
-        message = self._consumer.poll(0)
+        message = self._member.consumer.poll(0)
         if (
             message is not None
             and message.error() is None
@@ -410,9 +362,9 @@ class Router:
         """
         try:
             if self._in_callback or self._stopping.is_set():
-                self._consumer.commit(offsets=places, asynchronous=False)
+                self._member.consumer.commit(offsets=places, asynchronous=False)
             else:
-                self._consumer.commit(offsets=places, asynchronous=True)
+                self._member.consumer.commit(offsets=places, asynchronous=True)
         except KafkaException as failure:
             log.debug("offsets were not committed: %s", failure)
 
@@ -427,20 +379,17 @@ class Router:
     # ------------------------------------------------------------------ rebalances
 
     def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
-        if consumer is not self._consumer:
+        if consumer is not self._member.consumer:
             return  # one that was given up
         self._rebalanced = True
         self._settle_before_rebalance()
         self._ownership.assigned(place.partition for place in places)
 
     def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
-        if consumer is self._consumer:
+        if consumer is self._member.consumer:
             self._settle_before_rebalance()
             self._lose([place.partition for place in places])
         consumer.incremental_unassign(places)
-
-    def _on_lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
-        self._on_revoke(consumer, places)
 
     def _settle_before_rebalance(self) -> None:
         self._in_callback = True
@@ -486,7 +435,7 @@ class Router:
         self._turn = time.monotonic()
         self._stopping.wait(seconds)
         if not self._in_callback:
-            self._consumer.poll(0)
+            self._member.consumer.poll(0)
 
     def _end(self) -> None:
         """Commits what is in hand, reports the rest, leaves the group: within STOP_S."""
@@ -497,21 +446,8 @@ class Router:
         except (TransactionFailedError, TimeoutError) as failure:
             log.debug("the last transaction did not commit: %s", failure)
         self._reporter.stop()
-        self._leave(max(LEAVE_S, deadline - time.monotonic()))
+        self._member.leave(max(LEAVE_S, deadline - time.monotonic()))
         self._flight.writer.end()
         self._ownership.end()
         self._driver.stop()
         self._watch.stop()
-
-    def _leave(self, timeout_s: float) -> None:
-        """Closes the consumer, but does not wait for ever.
-
-        The broker answers a goodbye only after it has answered a JoinGroup before it, and that waits
-        for all members of the group. Without a goodbye the partitions move on when the session ends.
-        """
-        closing = OneThread("leave")
-        static = bool(self._settings.instance_id)
-        closed = closing.submit(lambda: leave_group(self._consumer, static=static))
-        closing.end()
-        with contextlib.suppress(TimeoutError):
-            closed.result(timeout_s)

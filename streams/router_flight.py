@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -112,15 +111,3 @@ class Flight:
             if (note := self._noted.get(partition)) is None
             or (note.settled, note.newest) != (handoff.settled, handoff.version)
         }
-
-
-def is_member(group: object) -> bool:
-    """Returns whether group metadata is that of a member: the broker takes any other unfenced.
-
-    librdkafka's form: "CGMDv2:", generation as int32, group, NUL, member, NUL, ...
-    """
-    if not isinstance(group, bytes) or not group.startswith(b"CGMDv2:"):
-        return False
-    generation = int.from_bytes(group[7:11], sys.byteorder, signed=True)
-    _group, member, *_ = group[11:].split(b"\0")
-    return generation >= 0 and bool(member)

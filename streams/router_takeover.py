@@ -30,6 +30,7 @@ from streams.core.offset_note import OffsetNote, decode_note
 from streams.groups import admin_client
 from streams.one_thread import OneThread
 from streams.router_fences import read_ends
+from streams.router_member import Member
 
 log = logging.getLogger(__name__)
 
@@ -62,14 +63,14 @@ class Ownership:
 
     def __init__(
         self,
-        consumer: Consumer,
+        member: Member,
         asking: Consumer,
         kafka: Mapping[str, Any],
         topic: str,
         handoffs: Handoffs,
         started: Callable[[int, int], None],
     ) -> None:
-        self._consumer = consumer
+        self._member = member
         self._asking = asking
         """Of the same group, never subscribed: only asked for what is committed."""
         self._admin = admin_client(kafka)
@@ -113,15 +114,10 @@ class Ownership:
         """Returns whether records of this partition are wanted now."""
         return partition in self._handoffs.active and partition not in self._full
 
-    def use(self, consumer: Consumer) -> None:
-        """Goes on with another consumer, once nothing is owned."""
-        self._consumer = consumer
-        self._paused = False
-
     def assigned(self, partitions: Iterable[int]) -> None:
         """Takes in an assignment: the partitions are paused until they are taken over."""
         new = list(partitions)
-        self._consumer.incremental_assign([self._place(partition) for partition in new])
+        self._member.consumer.incremental_assign([self._place(partition) for partition in new])
         self._pause(new)
         self._waiting.update({partition: _Waiting() for partition in new})
 
@@ -152,7 +148,7 @@ class Ownership:
         """Reads on after `pause`."""
         if self._paused:
             self._paused = False
-            self._consumer.resume([self._place(p) for p in self.active if p not in self._full])
+            self._member.consumer.resume([self._place(p) for p in self.active if p not in self._full])
 
     def fill(self, cut: Mapping[int, int]) -> None:
         """Pauses partitions that can hold no more, each to be read again from an offset."""
@@ -169,7 +165,7 @@ class Ownership:
     def _pause(self, partitions: Iterable[int]) -> None:
         places = [self._place(partition) for partition in partitions]
         if places:
-            self._consumer.pause(places)
+            self._member.consumer.pause(places)
 
     def advance(self, rules_hash: str) -> None:
         """Takes the next step of every take-over, with the mapping that the handoffs have, if any."""
@@ -245,9 +241,9 @@ class Ownership:
     def _read_from(self, partition: int, offset: int) -> bool:
         """Seeks and resumes; returns False in the first milliseconds after an assignment, which refuse it."""
         try:
-            self._consumer.seek(TopicPartition(self._topic, partition, offset))
+            self._member.consumer.seek(TopicPartition(self._topic, partition, offset))
             if not self._paused:
-                self._consumer.resume([self._place(partition)])
+                self._member.consumer.resume([self._place(partition)])
         except KafkaException as failure:
             if failure.args[0].code() in (KafkaError._STATE, KafkaError._TIMED_OUT):
                 return False

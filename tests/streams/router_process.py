@@ -10,7 +10,7 @@ from typing import Any
 from confluent_kafka import Consumer, Message
 
 from app.host import run_router
-from streams import router, router_fences
+from streams import router_fences, router_member
 from streams.clock import Clock
 from streams.core.handoff import HandoffSettings
 from streams.core.keys import KeyRules, RequestType, parse_field
@@ -61,7 +61,7 @@ def main() -> None:
         handoff=HandoffSettings(**given.get("handoff", {})),
     )
     clock = Clock(**given.get("clock", {}))
-    router.Consumer = Leaver  # type: ignore[misc]
+    router_member.Consumer = Leaver  # type: ignore[misc]
     signal.signal(signal.SIGUSR1, Leaver.leave)
     router_fences.NO_COMMIT_S = given.get("no_commit_s", router_fences.NO_COMMIT_S)
     sys.exit(run_router(settings=settings, rules=rules(given.get("shards", 32)), clock=clock, web_port=0))
