@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from app.demo.report import WINDOW_S, Figures
+from app.demo.report import WARM_UP_S, WINDOW_S, Figures
 from app.demo.traffic import FloatArray
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -98,7 +98,8 @@ def sentences(facts: Mapping[str, Any]) -> list[str]:
         f"Campaign, {announced}: {campaign['requests_per_wall_s']:g} requests/s more on "
         f"{campaign['keys']} keys from {campaign['from_s']:g} to {campaign['to_s']:g} s.",
         f"Settings as shipped but dwell_s = {facts['dwell_s']:g}: moved shards may go home after "
-        f"{facts['dwell_s'] / facts['time_scale']:g} s on the wall.",
+        f"{facts['dwell_s'] / facts['time_scale']:g} s on the wall. "
+        f"Waits count from second {WARM_UP_S:g} on.",
     ]
 
 

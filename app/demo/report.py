@@ -15,6 +15,10 @@ from schemas.records import Decision, Mode, Move, Reason
 LATE_S = 1.0
 """Wall seconds between a request's Kafka timestamp and the beginning of its work: the objective."""
 
+WARM_UP_S = 5.0
+"""Wall seconds at the beginning of a pass whose waits do not count: a broker that has just started answers
+slowly until its JVM has compiled what is busy. Loss, repeats and order count from the first request."""
+
 WINDOW_S = 10.0
 """Wall seconds of a window of load / capacity."""
 
@@ -148,9 +152,10 @@ class Outcome:
 
 
 def count(traffic: Traffic, outcome: Outcome) -> Figures:
-    """Returns the figures of one pass."""
+    """Returns the figures of one pass; waits are those of requests sent after `WARM_UP_S`."""
     done, repeated = first_processing(outcome.rows)
-    waits = done["begin"] - done["timestamp"] / 1000.0
+    sent = done["timestamp"] / 1000.0
+    waits = (done["begin"] - sent)[sent >= outcome.begin + WARM_UP_S]
     applied = [d for d in outcome.decisions if d.moves and d.skip is None and d.mode is Mode.AUTO]
     moves = [move for decision in applied for move in decision.moves]
     model_end = outcome.model_begin + outcome.seconds * outcome.time_scale

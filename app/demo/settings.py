@@ -14,6 +14,8 @@ from app.config import Config, load
 from app.demo.traffic import Traffic
 
 INGEST_PARTITIONS = 6
+CLUSTER_PARTITIONS = 2
+"""Each sample backend is one consumer. Every partition costs a broker a write in every transaction."""
 ROUTERS = 2
 DWELL_S = 180.0
 """Model seconds that a drifted shard stays away at least. As shipped it is 900, longer than a pass can
@@ -59,7 +61,7 @@ def write_config(
     """Writes the pass's configuration file and returns it as every process will read it."""
     lines = ["[kafka]", *(f"{_text(key)} = {_text(value)}" for key, value in kafka.items())]
     lines += ["", "[topics]", f"prefix = {_text(names.prefix)}", f"ingest = {_text(names.ingest)}"]
-    lines += ["replication_factor = 1"]
+    lines += ["replication_factor = 1", f"cluster_partitions = {CLUSTER_PARTITIONS}"]
     lines += ["", "[sharding]", f"shards = {traffic.shards}", 'type_from = ["header:type", "json:type"]']
     for rule in traffic.rules:
         fields = ", ".join(_text(str(field)) for field in rule.key)

@@ -14,7 +14,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-PARTITIONS = 36
+PARTITIONS = 14
 """Partitions that one transaction touches: about what a router's does."""
 PAUSE_S = 0.004
 """Wall seconds between transactions: leaves the processes that start meanwhile their CPU."""

@@ -11,6 +11,7 @@ from app.demo.backend import PACK, RECORD, read_rows
 from app.demo.chart import Shown, show
 from app.demo.generator import generate
 from app.demo.report import (
+    WARM_UP_S,
     Outcome,
     Rows,
     count,
@@ -70,8 +71,17 @@ def test_lost_repeated_and_late_are_counted(traffic: Traffic) -> None:
     two = rows((3, 0.2), (4, 0.1), (6, 2.5), (7, 1.0), (9, 0.1))
     figures = count(traffic, outcome(a=one, b=two))
     assert (figures.routed, figures.lost, figures.repeated) == (9, 1, 1)
-    assert figures.violations_pct == pytest.approx(100 * 2 / 9, abs=0.01)
+    assert figures.violations_pct == pytest.approx(100 * 2 / 4, abs=0.01)  # of 5, 6, 7 and 9
     assert figures.wait_max_s == pytest.approx(2.5)
+
+
+def test_waits_of_the_first_seconds_do_not_count_but_their_losses_do(traffic: Traffic) -> None:
+    """0 to 4 are sent while the broker warms up: they wait long, and 2 is lost."""
+    seqs = [seq for seq in range(10) if seq != 2]
+    figures = count(traffic, outcome(a=rows(*((seq, 3.0 if seq < WARM_UP_S else 0.1) for seq in seqs))))
+    assert (figures.routed, figures.lost) == (9, 1)
+    assert figures.violations_pct == 0
+    assert figures.wait_max_s == pytest.approx(0.1)
 
 
 def test_dead_letters_and_unsent_requests_are_not_lost(traffic: Traffic) -> None:
