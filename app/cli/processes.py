@@ -176,6 +176,13 @@ def _check_watched(config: Config, cluster: str, instance: str, pid: int | None)
     show_default=True,
     help="What the balancer plans on: forecasts, or what is measured only.",
 )
+@click.option(
+    "--campaign-share",
+    type=click.FloatRange(0, min_open=True),
+    default=0.2,
+    show_default=True,
+    help="Extra requests of the campaign over the mean rate.",
+)
 def demo(
     seconds: int,
     json_path: Path | None,
@@ -188,6 +195,7 @@ def demo(
     passes: tuple[str, ...],
     withhold_event: bool,
     policy: str,
+    campaign_share: float,
 ) -> None:
     """Route a real load on a real broker, balanced and then only observed, and report both."""
     from app.demo.run import run_demo
@@ -206,6 +214,7 @@ def demo(
             passes=passes,
             announced=not withhold_event,
             policy=policy,
+            campaign_share=campaign_share,
         )
     )
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from app.demo.traffic import (
+    CAMPAIGN_SHARE,
     FULL_PASS_REQUESTS,
     FULL_PASS_S,
     STEP_S,
@@ -62,8 +63,6 @@ SHARDS = 256
 CAMPAIGN_KEYS = 3
 CAMPAIGN_WINDOW = (0.30, 0.60)
 """Part of the pass in which the campaign runs: before it the static picture, after it the return."""
-CAMPAIGN_SHARE = 0.20
-"""Extra requests of the campaign over the mean rate: what a planned push adds to a shop."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,9 @@ KINDS = (
 )
 
 
-def generate(*, seconds: float, time_scale: float, seed: int) -> Traffic:
+def generate(
+    *, seconds: float, time_scale: float, seed: int, campaign_share: float = CAMPAIGN_SHARE
+) -> Traffic:
     """Returns the requests of one pass of `seconds` on the wall, and three days of history before it."""
     rng = np.random.default_rng(seed)
     length_s = seconds * time_scale
@@ -111,7 +112,7 @@ def generate(*, seconds: float, time_scale: float, seed: int) -> Traffic:
         parts.append((times, np.full(len(times), index), own))
     mean_rps = wanted / length_s
     burst_parts = [_burst(burst, mean_rps, rng) for burst in _bursts(0.0, length_s, members["item"], rng)]
-    campaign = make_campaign(members["item"], length_s, mean_rps, rng)
+    campaign = make_campaign(members["item"], length_s, campaign_share * mean_rps, rng)
     extra, extra_keys = campaign.sample(rng)
     parts += [*burst_parts, (extra, np.zeros(len(extra), dtype=np.int64), extra_keys)]
     at, types, chosen = merge(parts)
@@ -168,12 +169,12 @@ def relative_rates(grid: FloatArray, rng: np.random.Generator) -> FloatArray:
     return np.stack(columns, axis=1)
 
 
-def make_campaign(items: IntArray, length_s: float, mean_rps: float, rng: np.random.Generator) -> Campaign:
+def make_campaign(items: IntArray, length_s: float, extra_rps: float, rng: np.random.Generator) -> Campaign:
     """Returns a campaign on keys of the middle ranks: what is promoted is not what sells anyway."""
     chosen = rng.choice(items[100:1000], CAMPAIGN_KEYS, replace=False)
     first, last = CAMPAIGN_WINDOW
     keys = tuple(sorted(int(key) for key in chosen))
-    return Campaign(0, keys, first * length_s, last * length_s, CAMPAIGN_SHARE * mean_rps)
+    return Campaign(0, keys, first * length_s, last * length_s, extra_rps)
 
 
 def _noise(count: int, rng: np.random.Generator) -> FloatArray:

@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, TopicPartition
 from app import operators, topic_admin
 from app.config import Config
 from app.demo.backend import RECORD, read_rows
-from app.demo.history import write_history
+from app.demo.history import HistoryGoesOn, write_history
 from app.demo.processes import Children
 from app.demo.producer import prepare, read_progress
 from app.demo.report import Outcome
@@ -80,11 +80,12 @@ class OnePass:
         with WarmUp(dict(self.kafka), self.names.prefix + "warm-up") as warm_up:
             config = self._configure()
             self._give_commands(config)
-            begin = self._run_processes(config, warm_up)
+            with HistoryGoesOn(dict(self.kafka), self.names.prefix, self.traffic, config.clock) as history:
+                begin = self._run_processes(config, warm_up, history)
         (self.folder / "decisions.jsonl").write_bytes(b"\n".join(d.to_json() for d in self.decisions))
         return self._outcome(config, begin)
 
-    def _run_processes(self, config: Config, warm_up: WarmUp) -> float:
+    def _run_processes(self, config: Config, warm_up: WarmUp, history: HistoryGoesOn) -> float:
         """Starts, watches and stops all processes; returns the wall time of the first request."""
         with Children(self.folder) as children, _Decisions(config) as decisions:
             self._start(children, config)
@@ -92,7 +93,7 @@ class OnePass:
             self._wait_until_ready(children, config)
             warm_up.stop()
             self.say(f"all processes are ready; the broker is warm ({warm_up.transactions:,} transactions)")
-            begin = self._go(config)
+            begin = self._go(config, history)
             self._watch(children, decisions, begin)
             children.stop([f"router-{index}" for index in range(ROUTERS)])
             time.sleep(SETTLE_S)
@@ -177,13 +178,14 @@ class OnePass:
                     )
             time.sleep(POLL_S)
 
-    def _go(self, config: Config) -> float:
+    def _go(self, config: Config, history: HistoryGoesOn) -> float:
         """Posts the campaign, tells the producer when to begin; returns that wall time.
 
         The load begins with a step of the balancer's forecast, so that no step is half empty.
         """
         soon = config.clock.model(time.time() + LEAD_S)
         model_begin = -(-soon // STEP_S) * STEP_S
+        history.until(model_begin)
         if self.announced:
             event = self.traffic.campaign.event(self.traffic.keys, self.traffic.rules, model_begin)
             operators.send(config, EVENTS, event.id, event)

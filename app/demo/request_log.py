@@ -17,6 +17,7 @@ import numpy.typing as npt
 import orjson
 
 from app.demo.traffic import (
+    CAMPAIGN_SHARE,
     FULL_PASS_REQUESTS,
     FULL_PASS_S,
     STEP_S,
@@ -40,8 +41,6 @@ SHARDS = 256
 
 CAMPAIGN_KEYS = 3
 CAMPAIGN_WINDOW = (0.30, 0.60)
-CAMPAIGN_SHARE = 0.20
-"""Extra requests over the mean rate, on keys of the ranks below."""
 CAMPAIGN_RANKS = slice(20, 120)
 """Known but not leading keys, by requests within the window."""
 
@@ -84,7 +83,13 @@ def read_log(path: Path, columns: str | None) -> RequestLog:
 
 
 def replay(
-    log: RequestLog, *, seconds: float, time_scale: float, seed: int, window_from: str | None = None
+    log: RequestLog,
+    *,
+    seconds: float,
+    time_scale: float,
+    seed: int,
+    window_from: str | None = None,
+    campaign_share: float = CAMPAIGN_SHARE,
 ) -> Traffic:
     """Returns one pass: the window with the most requests (or from `window_from`), k times as dense."""
     rng = np.random.default_rng(seed)
@@ -100,7 +105,7 @@ def replay(
     inside = (at >= 0) & (at < length_s)
     at, chosen = at[inside], near[chosen[inside]]
     keys = _keys(log)
-    campaign = _campaign(log, log.key[chosen], length_s, len(at) / length_s, rng)
+    campaign = _campaign(log, log.key[chosen], length_s, campaign_share * len(at) / length_s, rng)
     extra, extra_keys = campaign.sample(rng)
     parts = [
         (at, log.type_index[chosen], log.key[chosen]),
@@ -221,7 +226,7 @@ def _keys(log: RequestLog) -> Keys:
 
 
 def _campaign(
-    log: RequestLog, keys: IntArray, length_s: float, mean_rps: float, rng: np.random.Generator
+    log: RequestLog, keys: IntArray, length_s: float, extra_rps: float, rng: np.random.Generator
 ) -> Campaign:
     """Returns a campaign on known keys of the commonest type."""
     common = np.array([kind == 0 for kind, _ in log.key_names])
@@ -231,7 +236,7 @@ def _campaign(
     chosen = rng.choice(pool, min(CAMPAIGN_KEYS, len(pool)), replace=False)
     first, last = CAMPAIGN_WINDOW
     own = tuple(sorted(int(key) for key in chosen))
-    return Campaign(0, own, first * length_s, last * length_s, CAMPAIGN_SHARE * mean_rps)
+    return Campaign(0, own, first * length_s, last * length_s, extra_rps)
 
 
 def _history(

@@ -23,7 +23,7 @@ from app.demo.one_pass import OnePass
 from app.demo.report import WINDOW_S, count, load_over_capacity
 from app.demo.request_log import read_log, replay
 from app.demo.settings import DWELL_S
-from app.demo.traffic import STEP_S, Traffic
+from app.demo.traffic import CAMPAIGN_SHARE, STEP_S, Traffic
 from app.interruption import INTERRUPTED, interruptible
 from app.local_kafka import LocalKafka, local_kafka
 from schemas.errors import ConfigError
@@ -46,12 +46,13 @@ def run_demo(  # noqa: PLR0913 - one parameter for each option of the command
     passes: Sequence[str] = ("auto", "observe"),
     announced: bool = True,
     policy: str = "predictive",
+    campaign_share: float = CAMPAIGN_SHARE,
 ) -> int:
     """Runs the passes and reports them; returns the exit status."""
     console = Console(highlight=False)
     with interruptible(), contextlib.ExitStack() as stack:
         try:
-            traffic = _traffic(seconds, time_scale, seed, trace, columns, window_from)
+            traffic = _traffic(seconds, time_scale, seed, trace, columns, window_from, campaign_share)
             capacity = backends.capacities(traffic.mean_cps)
             facts = _facts(traffic, capacity, seconds, time_scale, trace)
             facts["policy"], facts["campaign"]["announced"] = policy, announced
@@ -90,13 +91,21 @@ def _traffic(
     trace: Path | None,
     columns: str | None,
     window_from: str | None,
+    campaign_share: float,
 ) -> Traffic:
     if trace is None:
         if columns or window_from:
             raise ConfigError(["--columns and --from belong to a request log: give --trace FILE"])
-        return generate(seconds=seconds, time_scale=time_scale, seed=seed)
+        return generate(seconds=seconds, time_scale=time_scale, seed=seed, campaign_share=campaign_share)
     log = read_log(trace, columns)
-    return replay(log, seconds=seconds, time_scale=time_scale, seed=seed, window_from=window_from)
+    return replay(
+        log,
+        seconds=seconds,
+        time_scale=time_scale,
+        seed=seed,
+        window_from=window_from,
+        campaign_share=campaign_share,
+    )
 
 
 def _facts(

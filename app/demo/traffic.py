@@ -21,7 +21,10 @@ FULL_PASS_REQUESTS = 210_000
 """Requests in a full pass: 1,750 a second on the wall, what six sample backends, two routers and a
 broker carry beside each other on two cores with room to spare."""
 
-CAMPAIGN_RAMP_S = 60.0
+CAMPAIGN_SHARE = 0.2
+"""Extra requests of the campaign over the mean rate: what a planned push adds to a shop."""
+
+CAMPAIGN_RAMP_S = 20.0
 """Model seconds in which a campaign's extra load rises, and falls again at its end."""
 
 DEFAULT_SEED = 72
