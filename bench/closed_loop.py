@@ -3,7 +3,9 @@
     python -m bench.closed_loop --seeds 1,2,3,4,5 --json bench/results/closed-loop-<date>.json
 
 Per seed three demos of one pass on the same traffic and broker, in an order that rotates: the campaign
-announced, the campaign withheld, and the balancer told to plan on measurements alone.
+announced, the campaign withheld, and the balancer told to plan on measurements alone. In real time, with a
+campaign of half the other load within seconds: on a milder one, or with the clock ten times as fast, a
+balancer that only measures is in time as well.
 """
 
 from __future__ import annotations
@@ -33,33 +35,36 @@ SHOWN = ("violations_pct", "wait_p99_s", "wait_max_s", "plans", "drifts", "lost"
 Row = dict[str, Any]
 
 
-def run(seconds: int, time_scale: float, seeds: Sequence[int], json_path: Path | None) -> dict[str, Any]:
+def run(
+    seconds: int, time_scale: float, campaign_share: float, seeds: Sequence[int], json_path: Path | None
+) -> dict[str, Any]:
     """Returns what all demos came to; writes it after each."""
     rows: list[Row] = []
     names = list(VARIANTS)
+    facts = {"seconds": seconds, "time_scale": time_scale, "campaign_share": campaign_share}
+    options = [text for name, value in facts.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     with local_kafka(quiet=False) as kafka, tempfile.TemporaryDirectory() as folder:
+        os.environ["KAFKA_BOOTSTRAP"] = kafka.bootstrap
         for number, seed in enumerate(seeds):
             turn = number % len(names)
             for name in names[turn:] + names[:turn]:
-                rows.append(_demo(name, seed, seconds, time_scale, kafka.bootstrap, Path(folder)))
+                file = Path(folder) / f"{name}-{seed}.json"
+                rows.append({"variant": name, "seed": seed} | _demo([*options, *VARIANTS[name]], seed, file))
                 sys.stderr.write(f"{rows[-1]}\n")
-                whole = _report(rows, seconds, time_scale)
+                whole = _report(rows, facts)
                 if json_path is not None:
                     write(json_path, whole)
     return whole
 
 
-def _demo(name: str, seed: int, seconds: int, time_scale: float, bootstrap: str, folder: Path) -> Row:
-    file = folder / f"{name}-{seed}.json"
-    options = ["--passes", "auto", "--seed", str(seed), "--seconds", str(seconds), "--json", str(file)]
-    command = [sys.executable, "-m", "app.cli", "demo", "--time-scale", str(time_scale), *options]
-    environment = os.environ | {"KAFKA_BOOTSTRAP": bootstrap}
-    subprocess.run([*command, *VARIANTS[name]], check=True, stdout=subprocess.DEVNULL, env=environment)
+def _demo(options: Sequence[str], seed: int, file: Path) -> Row:
+    command = [sys.executable, "-m", "app.cli", "demo", "--passes", "auto", "--seed", str(seed)]
+    subprocess.run([*command, "--json", str(file), *options], check=True, stdout=subprocess.DEVNULL)
     figures = json.loads(file.read_text())["passes"]["auto"]
-    return {"variant": name, "seed": seed, **{field: figures[field] for field in SHOWN}}
+    return {field: figures[field] for field in SHOWN}
 
 
-def _report(rows: Sequence[Row], seconds: int, time_scale: float) -> dict[str, Any]:
+def _report(rows: Sequence[Row], facts: dict[str, Any]) -> dict[str, Any]:
     means = {
         name: statistics.fmean(row["violations_pct"] for row in rows if row["variant"] == name)
         for name in VARIANTS
@@ -68,8 +73,7 @@ def _report(rows: Sequence[Row], seconds: int, time_scale: float) -> dict[str, A
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
-        "seconds": seconds,
-        "time_scale": time_scale,
+        **facts,
         "rows": list(rows),
         "violations_pct": {name: round(value, 3) for name, value in means.items()},
         "targets": _targets(rows, means) if len(means) == len(VARIANTS) else [],
@@ -91,13 +95,14 @@ def _targets(rows: Sequence[Row], means: dict[str, float]) -> list[dict[str, Any
 def main() -> None:
     """Runs the demos of the command line; exit status 1 where a target is not met."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=int, default=120)
-    parser.add_argument("--time-scale", type=float, default=10.0)
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--time-scale", type=float, default=1.0)
+    parser.add_argument("--campaign-share", type=float, default=0.5)
     parser.add_argument("--seeds", default="1,2,3,4,5")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     seeds = [int(seed) for seed in given.seeds.split(",")]
-    whole = run(given.seconds, given.time_scale, seeds, given.json)
+    whole = run(given.seconds, given.time_scale, given.campaign_share, seeds, given.json)
     wide_console().print(targets_table(whole["targets"]))
     sys.exit(0 if all(target["met"] for target in whole["targets"]) else 1)
 

@@ -24,8 +24,8 @@ broker carry beside each other on two cores with room to spare."""
 CAMPAIGN_SHARE = 0.2
 """Extra requests of the campaign over the mean rate: what a planned push adds to a shop."""
 
-CAMPAIGN_RAMP_S = 20.0
-"""Model seconds in which a campaign's extra load rises, and falls again at its end."""
+CAMPAIGN_RAMP_S = 5.0
+"""Model seconds in which a campaign's extra load rises, and falls again at its end: a push to all phones."""
 
 DEFAULT_SEED = 72
 """Chosen so that, for the generator and for the NASA log of 1 August 1995 alike, fixed homes carry the
