@@ -3,9 +3,9 @@
     python -m bench.closed_loop --seeds 1,2,3,4,5 --json bench/results/closed-loop-<date>.json
 
 Per seed three demos of one pass on the same traffic and broker, in an order that rotates: the campaign
-announced, the campaign withheld, and the balancer told to plan on measurements alone. The campaign is half
-the other load, there within seconds, and known two minutes before (model time): on a milder one, or with the
-clock ten times as fast, a balancer that only measures is in time as well.
+announced, the campaign withheld, and the balancer told to plan on measurements alone. In real time, with a
+campaign of half the other load that is there within seconds and known 36 s before: on a milder one, or with
+the clock twice as fast, a balancer that only measures is in time as well.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def _targets(rows: Sequence[Row], means: dict[str, float]) -> list[dict[str, Any
 def main() -> None:
     """Runs the demos of the command line; exit status 1 where a target is not met."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=int, default=90)
-    parser.add_argument("--time-scale", type=float, default=4.0)
+    parser.add_argument("--seconds", type=int, default=120)
+    parser.add_argument("--time-scale", type=float, default=1.0)
     parser.add_argument("--campaign-share", type=float, default=0.5)
     parser.add_argument("--seeds", default="1,2,3,4,5")
     parser.add_argument("--json", type=Path)
