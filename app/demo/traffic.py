@@ -29,7 +29,7 @@ CAMPAIGN_RAMP_S = 5.0
 
 DEFAULT_SEED = 72
 """Chosen so that, for the generator and for the NASA log of 1 August 1995 alike, fixed homes carry the
-load until the campaign strikes: 9 and 10 % of the requests are then late (1 to 20 % was wanted)."""
+load until the campaign strikes: about a tenth of the requests are then late (1 to 20 % was wanted)."""
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
