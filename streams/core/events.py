@@ -66,7 +66,7 @@ class _Placed:
         """Returns float64[n]: which part of the effect is expected at each time, 0 to 1."""
         usual = _trapezoid(times, self.event.start, self.event.end)
         if headroom:
-            usual[np.abs(times - self.event.start) < HEADROOM_S] = 1.0
+            usual[(np.abs(times - self.event.start) < HEADROOM_S) & (times < self.event.end)] = 1.0
         return usual
 
     def factor(self, times: Floats, headroom: bool, kappa: float) -> Floats:

@@ -87,6 +87,12 @@ def test_a_short_event_reaches_its_full_effect() -> None:
     assert events.uplift("order", np.array([START + 15.0]), headroom=False)[0] == pytest.approx(2.0)
 
 
+def test_a_short_event_is_not_expected_after_its_end() -> None:
+    """30 s long: headroom for an early start is no reason to expect a late end."""
+    events = book(event(types=["order"], uplift=4.0, end=START + 30))
+    np.testing.assert_allclose(events.uplift("order", START + np.array([-89.0, 15, 46, 80])), [4.0, 4, 1, 1])
+
+
 def test_requests_on_types_are_divided_equally() -> None:
     """300 requests/s on two types (one named twice): 150 each."""
     events = book(event(types=["order", "view", "view"], requests_per_s=300.0))
