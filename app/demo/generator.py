@@ -16,11 +16,11 @@ from app.demo.traffic import (
     FULL_PASS_REQUESTS,
     FULL_PASS_S,
     STEP_S,
-    Campaign,
     FloatArray,
     IntArray,
     Keys,
     Traffic,
+    make_campaign,
     merge,
     poisson_times,
 )
@@ -60,9 +60,8 @@ TENANTS = 40
 
 SHARDS = 256
 
-CAMPAIGN_KEYS = 3
-CAMPAIGN_WINDOW = (0.30, 0.60)
-"""Part of the pass in which the campaign runs: before it the static picture, after it the return."""
+CAMPAIGN_RANKS = slice(100, 1000)
+"""A campaign's keys are of the middle ranks: what is promoted is not what sells anyway."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def generate(
         parts.append((times, np.full(len(times), index), own))
     mean_rps = wanted / length_s
     burst_parts = [_burst(burst, mean_rps, rng) for burst in _bursts(0.0, length_s, members["item"], rng)]
-    campaign = make_campaign(members["item"], length_s, campaign_share * mean_rps, rng)
+    campaign = make_campaign(members["item"][CAMPAIGN_RANKS], length_s, campaign_share * mean_rps, rng)
     extra, extra_keys = campaign.sample(rng)
     parts += [*burst_parts, (extra, np.zeros(len(extra), dtype=np.int64), extra_keys)]
     at, types, chosen = merge(parts)
@@ -167,14 +166,6 @@ def relative_rates(grid: FloatArray, rng: np.random.Generator) -> FloatArray:
         noise = np.interp(grid, coarse, _noise(len(coarse), rng))
         columns.append(kind.share * np.interp(hour, hours, shape) * np.exp(noise))
     return np.stack(columns, axis=1)
-
-
-def make_campaign(items: IntArray, length_s: float, extra_rps: float, rng: np.random.Generator) -> Campaign:
-    """Returns a campaign on keys of the middle ranks: what is promoted is not what sells anyway."""
-    chosen = rng.choice(items[100:1000], CAMPAIGN_KEYS, replace=False)
-    first, last = CAMPAIGN_WINDOW
-    keys = tuple(sorted(int(key) for key in chosen))
-    return Campaign(0, keys, first * length_s, last * length_s, extra_rps)
 
 
 def _noise(count: int, rng: np.random.Generator) -> FloatArray:

@@ -21,12 +21,12 @@ from app.demo.traffic import (
     FULL_PASS_REQUESTS,
     FULL_PASS_S,
     STEP_S,
-    Campaign,
     FloatArray,
     IntArray,
     Keys,
     Traffic,
     full_steps,
+    make_campaign,
     merge,
 )
 from schemas.errors import ConfigError
@@ -39,8 +39,6 @@ SPREAD_S = 120.0
 
 SHARDS = 256
 
-CAMPAIGN_KEYS = 3
-CAMPAIGN_WINDOW = (0.30, 0.60)
 CAMPAIGN_RANKS = slice(20, 120)
 """Known but not leading keys, by requests within the window."""
 
@@ -105,7 +103,8 @@ def replay(
     inside = (at >= 0) & (at < length_s)
     at, chosen = at[inside], near[chosen[inside]]
     keys = _keys(log)
-    campaign = _campaign(log, log.key[chosen], length_s, campaign_share * len(at) / length_s, rng)
+    promoted = _promoted(log, log.key[chosen])
+    campaign = make_campaign(promoted, length_s, campaign_share * len(at) / length_s, rng)
     extra, extra_keys = campaign.sample(rng)
     parts = [
         (at, log.type_index[chosen], log.key[chosen]),
@@ -225,18 +224,13 @@ def _keys(log: RequestLog) -> Keys:
     )
 
 
-def _campaign(
-    log: RequestLog, keys: IntArray, length_s: float, extra_rps: float, rng: np.random.Generator
-) -> Campaign:
-    """Returns a campaign on known keys of the commonest type."""
+def _promoted(log: RequestLog, keys: IntArray) -> IntArray:
+    """Returns the known keys of the commonest type that a campaign may be on."""
     common = np.array([kind == 0 for kind, _ in log.key_names])
     ranked = np.argsort(-np.bincount(keys, minlength=len(common)), kind="stable")
-    known = [int(key) for key in ranked if common[key]]
-    pool = known[CAMPAIGN_RANKS] or known
-    chosen = rng.choice(pool, min(CAMPAIGN_KEYS, len(pool)), replace=False)
-    first, last = CAMPAIGN_WINDOW
-    own = tuple(sorted(int(key) for key in chosen))
-    return Campaign(0, own, first * length_s, last * length_s, extra_rps)
+    known: IntArray = ranked[common[ranked]]
+    pool: IntArray = known[CAMPAIGN_RANKS]
+    return pool if len(pool) else known
 
 
 def _history(

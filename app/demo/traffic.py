@@ -21,6 +21,9 @@ FULL_PASS_REQUESTS = 210_000
 """Requests in a full pass: 1,750 a second on the wall, what six sample backends, two routers and a
 broker carry beside each other on two cores with room to spare."""
 
+CAMPAIGN_KEYS = 3
+CAMPAIGN_WINDOW = (0.30, 0.60)
+"""Part of the pass in which the campaign runs: before it the static picture, after it the return."""
 CAMPAIGN_SHARE = 0.2
 """Extra requests of the campaign over the mean rate: what a planned push adds to a shop."""
 
@@ -86,6 +89,13 @@ class Campaign:
             requests_per_s=self.requests_per_s,
             note="the demo's announced campaign",
         )
+
+
+def make_campaign(pool: IntArray, length_s: float, extra_rps: float, rng: np.random.Generator) -> Campaign:
+    """Returns a campaign on some keys of the pool, for a window of `length_s` model seconds."""
+    keys = rng.choice(pool, min(CAMPAIGN_KEYS, len(pool)), replace=False)
+    first, last = CAMPAIGN_WINDOW
+    return Campaign(0, tuple(sorted(keys.tolist())), first * length_s, last * length_s, extra_rps)
 
 
 @dataclass(frozen=True)
