@@ -44,12 +44,13 @@ def run(
     facts = {"seconds": seconds, "time_scale": time_scale, "campaign_share": campaign_share}
     options = [text for name, value in facts.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     with local_kafka(quiet=False) as kafka, tempfile.TemporaryDirectory() as folder:
-        os.environ["KAFKA_BOOTSTRAP"] = kafka.bootstrap
+        environment = os.environ | {"KAFKA_BOOTSTRAP": kafka.bootstrap}
         for number, seed in enumerate(seeds):
             turn = number % len(names)
             for name in names[turn:] + names[:turn]:
                 file = Path(folder) / f"{name}-{seed}.json"
-                rows.append({"variant": name, "seed": seed} | _demo([*options, *VARIANTS[name]], seed, file))
+                figures = _demo([*options, *VARIANTS[name], "--seed", str(seed)], environment, file)
+                rows.append({"variant": name, "seed": seed} | figures)
                 sys.stderr.write(f"{rows[-1]}\n")
                 whole = _report(rows, facts)
                 if json_path is not None:
@@ -57,9 +58,9 @@ def run(
     return whole
 
 
-def _demo(options: Sequence[str], seed: int, file: Path) -> Row:
-    command = [sys.executable, "-m", "app.cli", "demo", "--passes", "auto", "--seed", str(seed)]
-    subprocess.run([*command, "--json", str(file), *options], check=True, stdout=subprocess.DEVNULL)
+def _demo(options: Sequence[str], environment: dict[str, str], file: Path) -> Row:
+    command = [sys.executable, "-m", "app.cli", "demo", "--passes", "auto", "--json", str(file), *options]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     figures = json.loads(file.read_text())["passes"]["auto"]
     return {field: figures[field] for field in SHOWN}
 

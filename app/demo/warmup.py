@@ -14,8 +14,11 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-PARTITIONS = 14
-"""Partitions that one transaction touches: about what a router's does."""
+from app.demo.backends import PROPORTIONS
+from app.demo.settings import CLUSTER_PARTITIONS
+
+PARTITIONS = len(PROPORTIONS) * CLUSTER_PARTITIONS
+"""Partitions that one transaction touches: as many as a router's does."""
 PAUSE_S = 0.004
 """Wall seconds between transactions: leaves the processes that start meanwhile their CPU."""
 TIMEOUT_S = 10.0
