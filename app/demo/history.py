@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ ROUTER = "history"
 FLUSH_S = 60.0
 AGAIN = 10
 """Steps of the history that are used once more while processes start: 5 minutes."""
+LOOK_S = 0.1
+"""Wall seconds between two looks at the clock."""
 
 
 def history_records(
@@ -42,77 +46,67 @@ def history_records(
         yield orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def write_history(kafka: dict[str, Any], prefix: str, traffic: Traffic) -> int:
-    """Writes the traffic's history to the `load` topic; returns the number of steps."""
-    producer = _producer(kafka)
-    first_step = round(traffic.start / STEP_S) - len(traffic.history)
-    series = tuple(rule.name for rule in traffic.rules)
-    for record in history_records(traffic.history, first_step, series):
-        while True:
-            try:
-                producer.produce(prefix + LOAD.name, record, ROUTER)
-                break
-            except BufferError:
-                producer.poll(0.05)
-        producer.poll(0)
-    if producer.flush(FLUSH_S):
-        raise BrokerUnreachableError("the demo's history was not stored in time; is the broker well?")
-    return len(traffic.history)
+def standing_for(step: int, known: int) -> int:
+    """Returns which of the `known` steps of a history stands for a step: itself, or one of the newest.
+
+    After the last one time turns round, for `AGAIN` steps again and again: the load goes on without a leap.
+    """
+    return step if step < known else known - 1 - (step - known) % min(AGAIN, known)
 
 
-def _producer(kafka: dict[str, Any]) -> Producer:
-    return Producer(
-        kafka
-        | {
+class History:
+    """Writes the past of a traffic to the `load` topic, step after step, up to any model time."""
+
+    def __init__(self, kafka: dict[str, Any], prefix: str, traffic: Traffic) -> None:
+        settings = {
             "acks": "all",
             "enable.idempotence": True,
             "linger.ms": 20,
             "compression.type": "lz4",
             "log_level": 3,  # a broker just started lets its first clients try again: no news
         }
-    )
+        self._producer, self._topic = Producer(kafka | settings), prefix + LOAD.name
+        self._counts = traffic.history
+        self._series = tuple(rule.name for rule in traffic.rules)
+        self._first = round(traffic.start / STEP_S) - len(traffic.history)
+        self.written = 0
+        """Steps."""
 
+    def write_until(self, model_time: float) -> None:
+        """Writes the steps that begin before a time; after the last known one, the newest ones once more.
 
-class HistoryGoesOn:
-    """Writes the history of the steps that pass while processes start, from `with` to `until`.
-
-    The balancer would learn otherwise that the load ceases for some minutes just before the pass. These
-    steps are the last ones of the history once more, each written when it begins: nobody closes it sooner.
-    """
-
-    def __init__(self, kafka: dict[str, Any], prefix: str, traffic: Traffic, clock: Clock) -> None:
-        self._producer, self._topic, self._clock = _producer(kafka), prefix + LOAD.name, clock
-        self._next = round(traffic.start / STEP_S)
-        self._records = [
-            (counts[None], tuple(rule.name for rule in traffic.rules)) for counts in traffic.history[-AGAIN:]
-        ]
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="history", daemon=True)
-
-    def __enter__(self) -> HistoryGoesOn:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def until(self, model_time: float) -> None:
-        """Ends it: writes what is left of the steps before `model_time`."""
-        self.__exit__()
-        self._write(model_time)
+        Of a traffic without a past nothing is written.
+        """
+        steps = range(self.written, ceil(model_time / STEP_S) - self._first)
+        places = [standing_for(step, len(self._counts)) for step in steps if len(self._counts)]
+        for record in history_records(self._counts[places], self._first + self.written, self._series):
+            while True:
+                try:
+                    self._producer.produce(self._topic, record, ROUTER)
+                    break
+                except BufferError:
+                    self._producer.poll(0.05)
+            self._producer.poll(0)
+            self.written += 1
         if self._producer.flush(FLUSH_S):
             raise BrokerUnreachableError("the demo's history was not stored in time; is the broker well?")
 
-    def _run(self) -> None:
-        while not self._end.wait(0.1):
-            self._write(self._clock.now())
+    @contextmanager
+    def going_on(self, clock: Clock) -> Iterator[None]:
+        """Writes each step when it begins, in a thread: nobody closes it sooner.
 
-    def _write(self, model_time: float) -> None:
-        """Writes all steps that have begun before a time."""
-        while self._next * STEP_S < model_time:
-            counts, series = self._records[self._next % len(self._records)]
-            for record in history_records(counts, self._next, series):
-                self._producer.produce(self._topic, record, ROUTER)
-            self._producer.poll(0)
-            self._next += 1
+        The balancer would learn otherwise that the load ceases while the processes of a pass start.
+        """
+        ended = threading.Event()
+
+        def run() -> None:
+            while not ended.wait(LOOK_S):
+                self.write_until(clock.now())
+
+        thread = threading.Thread(target=run, name="history", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()

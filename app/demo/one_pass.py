@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, TopicPartition
 from app import operators, topic_admin
 from app.config import Config
 from app.demo.backend import RECORD, read_rows
-from app.demo.history import HistoryGoesOn, write_history
+from app.demo.history import History
 from app.demo.processes import Children
 from app.demo.producer import prepare, read_progress
 from app.demo.report import Outcome
@@ -75,23 +75,25 @@ class OnePass:
         prepare(self.traffic, self.folder)
         config = self._configure()
         self._make_topics(config)
-        steps = write_history(dict(self.kafka), self.names.prefix, self.traffic)
-        self.say(f"{steps:,} steps of stored history ({steps * STEP_S / 86400:.1f} days) written")
+        history = History(dict(self.kafka), self.names.prefix, self.traffic)
+        history.write_until(self.traffic.start)
+        days = history.written * STEP_S / 86400
+        self.say(f"{history.written:,} steps of stored history ({days:.1f} days) written")
         with WarmUp(dict(self.kafka), self.names.prefix + "warm-up") as warm_up:
             config = self._configure()
             self._give_commands(config)
-            with HistoryGoesOn(dict(self.kafka), self.names.prefix, self.traffic, config.clock) as history:
-                begin = self._run_processes(config, warm_up, history)
+            begin = self._run_processes(config, warm_up, history)
         (self.folder / "decisions.jsonl").write_bytes(b"\n".join(d.to_json() for d in self.decisions))
         return self._outcome(config, begin)
 
-    def _run_processes(self, config: Config, warm_up: WarmUp, history: HistoryGoesOn) -> float:
+    def _run_processes(self, config: Config, warm_up: WarmUp, history: History) -> float:
         """Starts, watches and stops all processes; returns the wall time of the first request."""
         with Children(self.folder) as children, _Decisions(config) as decisions:
-            self._start(children, config)
-            self.say("the processes start, and the balancer learns that history: most of a minute")
-            self._wait_until_ready(children, config)
-            warm_up.stop()
+            with history.going_on(config.clock):
+                self._start(children, config)
+                self.say("the processes start, and the balancer learns that history: most of a minute")
+                self._wait_until_ready(children, config)
+                warm_up.stop()
             self.say(f"all processes are ready; the broker is warm ({warm_up.transactions:,} transactions)")
             begin = self._go(config, history)
             self._watch(children, decisions, begin)
@@ -178,14 +180,14 @@ class OnePass:
                     )
             time.sleep(POLL_S)
 
-    def _go(self, config: Config, history: HistoryGoesOn) -> float:
+    def _go(self, config: Config, history: History) -> float:
         """Posts the campaign, tells the producer when to begin; returns that wall time.
 
         The load begins with a step of the balancer's forecast, so that no step is half empty.
         """
         soon = config.clock.model(time.time() + LEAD_S)
         model_begin = -(-soon // STEP_S) * STEP_S
-        history.until(model_begin)
+        history.write_until(model_begin)
         if self.announced:
             event = self.traffic.campaign.event(self.traffic.keys, self.traffic.rules, model_begin)
             operators.send(config, EVENTS, event.id, event)

@@ -1,5 +1,6 @@
 """Requests and history as they go on the wire: a router reads from them what the demo meant."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import orjson
 import pytest
 
 from app.demo.generator import generate
-from app.demo.history import history_records
+from app.demo.history import AGAIN, History, history_records, standing_for
 from app.demo.producer import Progress, Requests, prepare, read_progress
 from app.demo.request_log import read_log, replay
 from app.demo.settings import DWELL_S, PassClock, PassNames, write_config
@@ -69,6 +70,22 @@ def test_history_records_are_stored_history(traffic: Traffic) -> None:
         assert record.step == last - len(counts) + index
         total[index, record.arrivals.series, record.arrivals.shard] = record.arrivals.count
     assert np.array_equal(total, counts)
+
+
+def test_a_history_goes_on_with_its_newest_steps() -> None:
+    """Known steps stand for themselves, later ones are the newest backwards; a short history has fewer."""
+    assert [standing_for(step, 100) for step in (0, 99, 100, 101)] == [0, 99, 99, 98]
+    assert {standing_for(step, 100) for step in range(100, 200)} == set(range(100 - AGAIN, 100))
+    assert [standing_for(step, 3) for step in range(7)] == [0, 1, 2, 2, 1, 0, 2]
+
+
+def test_a_traffic_without_a_past_has_no_history(traffic: Traffic) -> None:
+    """As a request log whose window begins with it: there is nothing to go on with, and no error."""
+    history = History(
+        {"bootstrap.servers": "127.0.0.1:1"}, "x.", replace(traffic, history=traffic.history[:0])
+    )
+    history.write_until(traffic.start + 300.0)
+    assert history.written == 0
 
 
 def test_progress_is_empty_before_the_producer_begins(tmp_path: Path) -> None:
