@@ -101,6 +101,13 @@ SERIES_SKILL = Gauge(
     "Error at the horizon against that of the last value, by request type.",
     ["series"],
 )
+CPU_ERROR = Gauge(
+    "foreshard_balancer_cpu_error_ratio",
+    "Usual error of the CPU of clusters that learned request costs explain, as a part of what is used.",
+)
+COSTS_LEARNED = Gauge(
+    "foreshard_balancer_costs_learned", "1 while request costs are those learned from CPU, 0: as configured."
+)
 BAD_RECORDS = Counter("foreshard_balancer_bad_records", "Records of control topics refused.", ["topic"])
 STEPS_LEARNED = Gauge("foreshard_balancer_learned_steps", "Forecast steps learned since the take-over.")
 SETTLED_VERSION = Gauge(
@@ -151,3 +158,7 @@ def observe_decision(decision: Decision) -> None:
     for series in decision.series:
         if series.relative_mae is not None and not series.of_type:  # values of a field are no labels
             SERIES_SKILL.labels(series=series.name).set(series.relative_mae)
+    if decision.costs is not None:
+        COSTS_LEARNED.set(decision.costs.learned)
+        if decision.costs.cpu_error is not None:
+            CPU_ERROR.set(decision.costs.cpu_error)

@@ -15,12 +15,14 @@ from streams.core.rounds import Rounds
 OVER_S = 3600.0
 """Model seconds that an event is shown after its end."""
 BUSY_KEYS_SHOWN = 5
+MEASURED = {"clusters", "series", "costs"}
+"""What is shown of the newest round that measured, once."""
 
 
 def view(balancer: Balancer) -> dict[str, Any]:
     """Returns what `/api/state` answers. Names and counts only: no key of any request is in it.
 
-    role, model_time; clusters, series: of the newest round that measured; decisions: newest first;
+    role, model_time; clusters, series, costs: of the newest round that measured; decisions: newest first;
     mapping, handoffs: see `_mapping`, `_handoffs`; events: those not long over. A leader also tells
     mode, frozen, epoch, and steps_learned.
     """
@@ -33,8 +35,9 @@ def view(balancer: Balancer) -> dict[str, Any]:
         "model_time": now,
         "clusters": [item.model_dump(mode="json") for item in latest.clusters] if latest else [],
         "series": [item.model_dump(mode="json") for item in latest.series] if latest else [],
+        "costs": latest.costs.model_dump(mode="json") if latest and latest.costs else None,
         "decisions": [
-            {"id": item.id} | item.model_dump(mode="json", by_alias=True, exclude={"clusters", "series"})
+            {"id": item.id} | item.model_dump(mode="json", by_alias=True, exclude=MEASURED)
             for item in reversed(decisions)
         ],
         "mapping": None,

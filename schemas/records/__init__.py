@@ -24,6 +24,7 @@ from schemas.records.clusters import (
 from schemas.records.decisions import (
     Answer,
     ClusterView,
+    CostsView,
     Decision,
     JudgedMove,
     Move,
@@ -102,6 +103,7 @@ __all__ = [
     "ClusterView",
     "Command",
     "CommandBase",
+    "CostsView",
     "Count",
     "Counts",
     "Decision",

@@ -98,6 +98,16 @@ class SeriesView(BaseModel):
     why_not: str = ""
 
 
+class CostsView(BaseModel):
+    """How well the costs of requests explain the CPU that clusters report."""
+
+    model_config = Record.model_config
+    learned: bool
+    """True: costs are learned from CPU; False: as configured."""
+    cpu_error: Rate | None = None
+    """Usual error of the CPU that learned costs explain, part of what is used; absent before any sample."""
+
+
 class Stuck(BaseModel):
     """A cluster over its limit that the planner could not relieve."""
 
@@ -164,6 +174,8 @@ class Decision(Record):
     """Made, or in observe mode and when frozen: what would have been made."""
     clusters: list[ClusterView] = []
     series: list[SeriesView] = []
+    costs: CostsView | None = None
+    """Absent where a round did not get to measuring."""
     stuck: list[Stuck] = []
     events: list[Name] = []
     """Ids of the events that touch the window."""

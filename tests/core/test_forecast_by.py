@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from schemas.errors import InvalidRecordError
-from schemas.records import ClusterMetrics, Event, EventKey
+from schemas.records import ClusterMetrics, CostsView, Event, EventKey
 from streams.core import learned
 from streams.core.events import EventBook
 from streams.core.keys import KeyRules, RequestType, locate, parse_field
@@ -232,6 +232,10 @@ def test_costs_are_learned_by_type_from_what_a_cluster_gets() -> None:
         world.run(30, rates)
     costs = world.rounds.outlook.costs
     assert costs.learned
+    said = world.rounds.last.costs if world.rounds.last else None
+    assert said == CostsView(learned=True, cpu_error=costs.relative_error)
+    assert costs.relative_error is not None
+    assert costs.relative_error < 0.15
     assert costs.now()[0] / costs.now()[1] == pytest.approx(3.0, rel=0.15)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import REGISTRY
 
-from schemas.records import Decision, JudgedMove, Mode, Prediction, Reactive, SeriesView, Skip
+from schemas.records import CostsView, Decision, JudgedMove, Mode, Prediction, Reactive, SeriesView, Skip
 from streams import metrics
 
 
@@ -48,3 +48,11 @@ def test_values_of_a_field_are_no_labels() -> None:
     metrics.observe_decision(decision)
     assert value("foreshard_series_relative_mae_ratio", series="update") == 0.5
     assert REGISTRY.get_sample_value("foreshard_series_relative_mae_ratio", {"series": "update/acme"}) is None
+
+
+def test_it_is_shown_whether_costs_are_learned_and_how_far_off_they_are() -> None:
+    """A decision that did not measure, or had no sample yet, leaves what was known."""
+    for costs in (CostsView(learned=True, cpu_error=0.04), None, CostsView(learned=False)):
+        metrics.observe_decision(Decision(epoch=1, round=4, at=0.0, mode=Mode.AUTO, version=1, costs=costs))
+        assert value("foreshard_balancer_cpu_error_ratio") == 0.04
+    assert value("foreshard_balancer_costs_learned") == 0.0

@@ -76,6 +76,11 @@ class Costs:
         self.mix += (DAY_RATE if self.mix.any() else 1.0) * (rps - self.mix)
 
     @property
+    def relative_error(self) -> float | None:
+        """Usual error of what is explained, as a part of what is used; None before any sample."""
+        return self.error / self.used if self.samples else None
+
+    @property
     def learned(self) -> bool:
         """Whether the learned costs count."""
         return self.samples >= LEAST_SAMPLES and self.error <= MOST_ERROR * self.used
