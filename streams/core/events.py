@@ -194,13 +194,20 @@ class EventBook:
         return factor
 
     def _factor(self, placed: _Placed, times: Floats, headroom: bool) -> Floats:
-        return placed.factor(times, headroom, self._kappa(placed.event))
+        return placed.factor(times, headroom, self._kappa(placed.event, headroom))
 
     def _strength(self, placed: _Placed, times: Floats, headroom: bool) -> Floats:
-        return self._kappa(placed.event) * placed.strength(times, headroom)
+        return self._kappa(placed.event, headroom) * placed.strength(times, headroom)
 
-    def _kappa(self, event: Event) -> float:
-        return 0.0 if event.id == self._left_out else self.trust.kappa(event)
+    def _kappa(self, event: Event, headroom: bool) -> float:
+        """Returns the part of an event to expect; with headroom the part to make room for.
+
+        A campaign on a few keys that is larger than declared overloads the cluster that has them; one on a
+        whole type is spread over all shards, and too much room for it is taken from everybody.
+        """
+        if event.id == self._left_out:
+            return 0.0
+        return self.trust.cautious(event) if headroom and event.keys else self.trust.kappa(event)
 
     def added_series(
         self, series: str, times: Floats, headroom: bool = True, requests: Floats | None = None

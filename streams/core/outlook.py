@@ -13,7 +13,7 @@ from schemas.records import SLOTS, SeriesView
 from streams.core.events import EventBook
 from streams.core.forecast import Costs, Forecaster, Skill
 from streams.core.keys import KeyRules
-from streams.core.load import Shares, Step
+from streams.core.load import NEWEST_WINDOWS, WINDOW_S, Shares, Step
 from streams.core.series import SeriesRows
 from streams.core.steps import STEP_S
 from streams.core.surges import Surges
@@ -30,6 +30,12 @@ EVENT_PART = 0.05
 """A shard's rise is put down to events when they add more than this part of its load."""
 MOST_UPLIFT = 1e6
 """Events that multiply one another must not make a load infinite."""
+FAR_OFF = 2.0
+"""A series that measures over this many times what was forecast for now ..."""
+FAR_OFF_SD = 4.0
+"""... and so many standard deviations of a Poisson count more, is expected to stay as it is at least."""
+LEAST_PLAIN = 0.5
+"""Less of a series on plain shards says nothing of the whole."""
 NOTHING, ONE = np.zeros(1), np.ones(1)
 """The effect now of an event that is not on: nothing added, nothing multiplied."""
 
@@ -63,6 +69,8 @@ class _Look:
     """shard -> float64[times] by which events on its keys multiply its load."""
     factors_now: Mapping[int, Floats]
     """The same of the first time, as far as they have risen."""
+    plain: NDArray[np.bool_]
+    """bool[shards]: those that are as their series are: neither surging, nor with an event on their keys."""
 
 
 class Outlook:
@@ -136,34 +144,30 @@ class Outlook:
         A series whose forecast is not trusted contributes its measured part to every column.
         """
         times = now + STEP_S * np.arange(COLUMNS, dtype=np.float64)
-        look = _Look(
-            times,
-            rates,
-            self._weights(rates),
-            self.costs_by_row(),
-            events,
-            events.shard_factor(times),
-            events.shard_factor(times[:1], headroom=False),
-        )
-        measured = look.costs[:, None] * rates
+        costs, skills = self.costs_by_row(), self.forecaster.skill()
+        trusted = np.array([skill.trusted for skill in skills], dtype=np.bool_) & ~self.series.reserve
+        factors_now = events.shard_factor(times[:1], headroom=False)
+        extra, on_now = events.added(times, costs), events.added(times[:1], costs, headroom=False)
+        on_keys = {slot // SLOTS for slot in on_now} | set(factors_now)
+        surging = self._surges.expect(now, self.shares.share, rates * trusted[:, None], costs, on_keys)
+        plain = surging <= 0
+        plain[list(on_keys)] = False
+        weights, factors = self._weights(rates), events.shard_factor(times)
+        look = _Look(times, rates, weights, costs, events, factors, factors_now, plain)
+        measured = costs[:, None] * rates
         load = np.zeros((self.rules.shards, COLUMNS))
         announced = np.zeros(self.rules.shards)
-        views, trusted = [], ~self.series.reserve
+        views = []
         paths = self.forecaster.forecast()
-        for row, skill in enumerate(self.forecaster.skill()):
+        for row, skill in enumerate(skills):
             if self.series.reserve[row]:
                 continue
             part, quiet, view = self._series(row, look, self._rps(paths[row], times), skill)
             load += part
             announced += (part - quiet).max(axis=1)
             views.append(view)
-            trusted[row] = view.trusted
         load[:, 0] = measured.sum(axis=0)
         gated = measured[~trusted].sum(axis=0)
-        costs = look.costs
-        extra, on_now = events.added(times, costs), events.added(times[:1], costs, headroom=False)
-        on_keys = {slot // SLOTS for slot in on_now} | set(look.factors_now)
-        surging = self._surges.expect(now, self.shares.share, rates * trusted[:, None], costs, on_keys)
         load[:, 1:] += surging[:, None]
         to_come = {slot: rate - float(on_now.get(slot, NOTHING)[0]) for slot, rate in extra.items()}
         for slot, rate in extra.items():
@@ -200,7 +204,9 @@ class Outlook:
         now_rps = float(rates.sum())
         if skill.trusted:
             expected = base * uplift + added
-            quiet = np.outer(share, base * cost)
+            short = _short(rates, share, look.plain, expected)
+            expected += short
+            quiet = np.outer(share, (base + short) * cost)
             part = np.outer(share, expected * cost)
         else:
             to_come = np.maximum(added - added_now, 0.0)
@@ -232,6 +238,21 @@ class Outlook:
         ahead = times / STEP_S - (self.newest_step + 0.5)
         rps: Floats = np.interp(ahead, np.arange(COLUMNS), path) / STEP_S
         return rps
+
+
+def _short(rates: Floats, share: Floats, plain: NDArray[np.bool_], expected: Floats) -> Floats:
+    """Returns float64[11], requests/s that a forecast lacks of what is measured, where it is far off.
+
+    After a pause of all requests a forecast needs minutes to believe that they are back, and an import
+    that begins early is not in it yet. rates, share: float64[shards], of one series.
+    """
+    short, part = np.zeros(len(expected)), float(share[plain].sum())
+    if part < LEAST_PLAIN:
+        return short
+    level, nearest = float(rates[plain].sum()) / part, float(expected[:2].max())
+    chance = FAR_OFF_SD * np.sqrt(level / (part * NEWEST_WINDOWS * WINDOW_S))
+    far_off = level > max(FAR_OFF * nearest, nearest + chance)
+    return np.maximum(level - expected, short) if far_off else short
 
 
 def skew(rates: Floats, hot: Mapping[int, float]) -> dict[int, Floats]:

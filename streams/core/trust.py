@@ -22,6 +22,8 @@ LEAST_SD, DRIFT_SD = 0.04, 0.03
 """A kind is never known better than this; what is known of it ages by this with each event."""
 MOST_KAPPA = 3.0
 """An announced effect is taken for at most three times its declared (log) size."""
+CAUTION = 0.7
+"""Room is made for so many standard deviations more than the mean, where an event acts on single keys."""
 WATCH_S = 3600.0
 """An hour before an event its level and noise are learned."""
 SETTLE_S = 600.0
@@ -164,6 +166,17 @@ class Trust:
         else:
             kappa = self.kind(event).mean
         return min(max(kappa, 0.0), MOST_KAPPA)
+
+    def cautious(self, event: Event) -> float:
+        """Returns the part to make room for: more than is expected, as far as that is uncertain yet."""
+        track = self.tracks.get(event.id)
+        if event.id in self.settled:
+            variance = 0.0
+        elif track is not None and track.begun:
+            variance = track.kappa_variance
+        else:
+            variance = self.kind(event).variance + EVENT_SD**2
+        return min(self.kappa(event) + CAUTION * sqrt(max(variance, 0.0)), MOST_KAPPA)
 
     def kind(self, event: Event) -> Kind:
         """Returns what is thought of the event's kind."""

@@ -13,6 +13,7 @@ from schemas.errors import InvalidRecordError
 from schemas.records import SLOTS, Event, EventKey
 from streams.core.events import EventBook
 from streams.core.keys import KeyRules, RequestType, locate, parse_field
+from streams.core.trust import CAUTION, EVENT_SD, FIRST_SD, Trust
 
 RULES = KeyRules(
     shards=16,
@@ -106,7 +107,7 @@ def test_requests_on_keys_are_cost_units_on_their_slots() -> None:
     """100 requests/s over two keys of cost 2 and 1: 100 and 50 cost units/s where the keys live."""
     events = book(event(keys=[key("order", "t1", 7), key("view", "u1")], requests_per_s=100.0))
     order, view = locate(RULES, "order", ["t1", 7])[1], locate(RULES, "view", ["u1"])[1]
-    added = events.added(MIDDLE, RULES.costs())
+    added = events.added(MIDDLE, RULES.costs(), headroom=False)
     assert {slot: rate[0] for slot, rate in added.items()} == pytest.approx({order: 100.0, view: 50.0})
 
 
@@ -114,9 +115,23 @@ def test_an_uplift_on_keys_multiplies_their_shard_once() -> None:
     """The same key twice in one event is one shard's factor, not its square."""
     events = book(event(keys=[key("view", "u1"), key("view", "u1")], uplift=3.0))
     shard = locate(RULES, "view", ["u1"])[0]
-    factors = events.shard_factor(MIDDLE)
+    factors = events.shard_factor(MIDDLE, headroom=False)
     assert list(factors) == [shard]
     assert factors[shard][0] == pytest.approx(3.0)
+
+
+def test_room_is_made_for_more_than_is_expected_of_single_keys() -> None:
+    """A first campaign: 1 +- .43 of what is declared is expected, 1.3 planned for; on a whole type just 1."""
+    keys = [key("view", "u1")]
+    part = Trust().cautious(event(keys=keys, uplift=3.0))
+    assert part == pytest.approx(1 + CAUTION * np.hypot(FIRST_SD, EVENT_SD))
+    relative, absolute = book(event(keys=keys, uplift=3.0)), book(event(keys=keys, requests_per_s=100.0))
+    (factor,) = relative.shard_factor(MIDDLE).values()
+    assert factor[0] == pytest.approx(3.0**part)
+    (added,) = absolute.added(MIDDLE, RULES.costs()).values()
+    assert added[0] == pytest.approx(100.0 * part)
+    whole = book(event(types=["view"], uplift=3.0))
+    assert whole.uplift("view", MIDDLE)[0] == pytest.approx(3.0)
 
 
 def test_capacity_events_have_no_ramp() -> None:

@@ -326,7 +326,7 @@ def test_an_event_on_keys_takes_from_the_row_of_their_value() -> None:
         base = book.deflate(START, STEP_S, counts)
         assert base[[0, acme], shard].tolist() == pytest.approx(wanted)
         assert base.sum() == pytest.approx(counts.sum() - 12.0)
-        added = book.added(TIMES, outlook.costs.now())
+        added = book.added(TIMES, outlook.costs.now(), headroom=False)
         assert sum(float(rate[0]) for rate in added.values()) == pytest.approx(0.4)
 
 

@@ -10,7 +10,11 @@ from streams.core.events import EventBook
 from streams.core.load import Step
 from streams.core.outlook import COLUMNS, Demand, Outlook
 from streams.core.steps import STEP_S
+from streams.core.trust import CAUTION, EVENT_SD, FIRST_SD
 from tests.core.rounds_world import RULES, SHARDS, START, campaign, even, user_in, with_more
+
+ROOM = 1 + CAUTION * float(np.hypot(FIRST_SD, EVENT_SD))
+"""Times what is declared for single keys, before anything is known of such campaigns."""
 
 FIRST = int(START // STEP_S) - 300
 
@@ -74,7 +78,7 @@ def test_announced_keys_raise_their_shard_before_the_event_starts() -> None:
     demand = look(Outlook(RULES), even(160.0), campaign(START + 210, START + 900, user, 40.0))
     shard = slot // SLOTS
     assert np.allclose(demand.load[shard, :4], 10.0)
-    assert demand.load[shard, -1] == pytest.approx(50.0)
+    assert demand.load[shard, -1] == pytest.approx(10.0 + 40.0 * ROOM)
     others = np.delete(demand.load, shard, axis=0)
     assert np.allclose(others, 10.0)
     assert demand.event_shards == {shard}
@@ -87,7 +91,8 @@ def test_announced_load_stays_expected_until_it_is_there(before_s: float) -> Non
     user, slot = user_in(range(SHARDS))
     event = campaign(START + before_s, START + before_s + 900, user, 40.0)
     demand = look(Outlook(RULES), even(160.0), event)
-    assert demand.load[slot // SLOTS].max() == pytest.approx(50.0, abs=10.0 if before_s < 60 else 1e-6)
+    planned = 10.0 + 40.0 * ROOM
+    assert demand.load[slot // SLOTS].max() == pytest.approx(planned, abs=10.0 if before_s < 60 else 1e-6)
 
 
 @pytest.mark.parametrize("before_s", [300.0, 85.0, 60.0])
@@ -98,13 +103,14 @@ def test_announced_type_stays_expected_until_it_is_there(before_s: float) -> Non
 
 
 def test_running_event_is_not_counted_twice() -> None:
-    """An untrusted series that already carries the event is measured with it."""
+    """An untrusted series that already carries the event is measured with it; a part may be to come."""
     user, slot = user_in(range(SHARDS))
     shard = slot // SLOTS
     rates = even(160.0)
     rates[0, shard] += 40.0
     demand = look(Outlook(RULES), rates, campaign(START - 600, START + 900, user, 40.0))
-    assert demand.load[shard, :].max() == pytest.approx(50.0)
+    assert demand.load[shard, 0] == pytest.approx(50.0)
+    assert demand.load[shard, 1:].max() == pytest.approx(50.0 + 40.0 * (ROOM - 1))
 
 
 def test_relative_type_event_multiplies_the_forecast() -> None:
@@ -131,7 +137,7 @@ def test_relative_event_on_keys_multiplies_the_whole_shard() -> None:
         uplift=2.0,
     )
     demand = look(Outlook(RULES), even(160.0), event)
-    assert demand.load[slot // SLOTS, -1] == pytest.approx(20.0)
+    assert demand.load[slot // SLOTS, -1] == pytest.approx(10.0 * 2.0**ROOM)
     assert np.delete(demand.load, slot // SLOTS, axis=0).max() == pytest.approx(10.0)
 
 
@@ -225,3 +231,37 @@ def test_more_than_announced_on_the_keys_of_an_event_is_no_surge() -> None:
     outlook = taught()
     expected = look(outlook, even(160.0), running).load[slot // SLOTS, 1:]
     assert np.allclose(look(outlook, raised, running).load[slot // SLOTS, 1:], expected)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_after_a_pause_of_all_requests_what_is_measured_is_believed(steps: int) -> None:
+    """An outage of the ingest teaches that nothing comes; once requests are back, all count."""
+    outlook, events = taught(), EventBook(RULES, ())
+    for index in range(FIRST + 300, FIRST + 300 + steps):
+        outlook.learn(Step(index, even(0.0)), events)
+    rates = even(160.0, 16.0)
+    back = outlook.demand(now_of(outlook), rates, {}, events)
+    assert back.series[0].trusted
+    assert outlook.forecaster.forecast()[0].max() / STEP_S < 80.0  # what the forecast has made of it
+    assert back.load[:, 1:].sum(axis=0).min() >= 0.99 * back.load[:, 0].sum()
+
+
+def test_a_forecast_that_is_not_far_off_is_left_alone() -> None:
+    """Half as much again as was forecast is no reason not to believe that it will go; twice as much is."""
+    outlook = taught()
+    usual = float(outlook.forecaster.forecast()[0, :2].max()) / STEP_S
+    calm, busy = (look(outlook, even(factor * usual, 16.0)).load[:, 1:] for factor in (1.0, 1.5))
+    assert np.array_equal(calm, busy)
+    assert look(outlook, even(2.2 * usual, 16.0)).load[:, 1:].sum() > 1.5 * calm.sum()
+
+
+def test_a_surge_of_one_shard_does_not_raise_the_others() -> None:
+    """One shard carries as much again as the whole series: only it is planned for as fuller."""
+    outlook = taught()
+    usual = float(outlook.forecaster.forecast()[0, :2].max()) / STEP_S
+    rates = even(usual, 16.0)
+    rates[0, 3] += usual
+    calm, surging = look(outlook, even(usual, 16.0)).load, look(outlook, rates).load
+    others = [shard for shard in range(SHARDS) if shard != 3]
+    assert np.array_equal(surging[others, 1:], calm[others, 1:])
+    assert surging[3, 1:].min() > calm[3, 1:].max() + 0.5 * usual

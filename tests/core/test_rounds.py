@@ -311,7 +311,10 @@ def announced(world: World) -> tuple[list[Decision], int]:
 
 
 def test_moves_made_ahead_are_judged_when_their_load_is_there() -> None:
-    """The round that moves them says how many; when the campaign has come, by how much it was earlier."""
+    """The round that moves them says how many; when the campaign has come, by how much it was earlier.
+
+    It comes as declared, and room was made for a third more: a part of that proves unneeded.
+    """
     made, start = announced(started())
     ahead = [d for d in made if d.prediction is not None and d.prediction.ahead]
     assert ahead[0].at < start
@@ -321,7 +324,7 @@ def test_moves_made_ahead_are_judged_when_their_load_is_there() -> None:
     before = [item for item in judged if item.plan in early]
     assert before
     later = [item for item in before if item.reactive is Reactive.LATER]
-    assert sum(item.load_cps for item in later) > 0.9 * sum(item.load_cps for item in before)
+    assert sum(item.load_cps for item in later) > 0.8 * sum(item.load_cps for item in before)
     assert min(item.lead_s for item in later) > 60
     assert sum(d.prediction.avoided_overload_s for d in made if d.prediction is not None) > 0
 

@@ -100,6 +100,25 @@ def test_an_event_is_followed_while_it_is_on() -> None:
     assert base[0].sum() == pytest.approx(RPS * STEP_S, rel=0.1)
 
 
+def test_less_room_is_made_the_better_an_event_is_known() -> None:
+    """.3 more than expected of a first one, less of a kind that is known, hardly any once it is watched."""
+    course = Course()
+
+    def more(event: Event) -> float:
+        return course.book.trust.cautious(event) - course.book.trust.kappa(event)
+
+    first, last = campaign(0, 4000.0, **SCOPES[3]), campaign(4, 4000.0 + 7200 * 4, **SCOPES[3])
+    before = more(first)
+    for number in range(5):
+        course.announce(campaign(number, 4000.0 + 7200 * number, **SCOPES[3]), 1.0)
+    course.run(last.start - 600)
+    assert more(last) < 0.7 * before
+    course.run(last.start + 600)
+    assert more(last) < 0.2 * before
+    course.run(last.end + 900)
+    assert more(last) == 0.0
+
+
 def test_an_event_that_did_not_happen_teaches_little() -> None:
     """A cancelled campaign: its own kappa falls to nothing, its kind is believed as before."""
     course = Course()
