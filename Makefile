@@ -26,7 +26,7 @@ demo: env ## the whole system on a real broker, with a report (TRACE=FILE replay
 	@$(BIN)/foreshard demo --seconds $(SECONDS_PER_PASS) $(if $(TRACE),--trace "$(TRACE)") $(ARGS)
 
 test: env check ## everything: check, then every test, real broker included
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: env ## style, types and architecture; no broker needed
 	@$(BIN)/ruff check .
