@@ -210,10 +210,11 @@ def test_the_page_and_its_state_are_served(led: Led) -> None:
     assert state["role"] == "leading"
     assert set(state) == {
         *("role", "model_time", "mode", "frozen", "epoch", "steps_learned"),
-        *("clusters", "series", "decisions", "mapping", "handoffs", "events"),
+        *("clusters", "series", "costs", "decisions", "mapping", "handoffs", "events"),
     }
     assert {item["name"] for item in state["clusters"]} >= {"c1", "c2"}
     assert [item["name"] for item in state["series"]] == ["order", "*"]
+    assert state["costs"] == {"learned": False, "cpu_error": None}
     newest = state["decisions"][0]
     assert newest["id"] == f"{newest['epoch']}.{newest['round']}"
     mapping = state["mapping"]
