@@ -18,7 +18,7 @@ from streams.core.series import SeriesRows
 from streams.core.shares import Shares
 from streams.core.steps import Step, StepBook
 
-__all__ = ["LoadBook", "Shares", "Step", "StepBook"]
+__all__ = ["LoadBook", "Shares", "Step", "StepBook", "newest_sd"]
 
 WINDOW_S = 5.0
 """Length of a load report's window, aligned to 0 of model time (the wire contract)."""
@@ -190,7 +190,7 @@ class LoadBook:
             return None
         newest, smooth = self._sums()
         weigh = np.ones(len(self._series.names)) if costs is None else costs
-        chance = JUMP_SD * np.sqrt((weigh * weigh) @ smooth / (NEWEST_WINDOWS * WINDOW_S))
+        chance = JUMP_SD * newest_sd((weigh * weigh) @ smooth)
         jumped = weigh @ newest > weigh @ smooth + chance
         smooth[:, jumped] = newest[:, jumped]
         return smooth
@@ -236,7 +236,7 @@ class LoadBook:
             long = _mean_rates(reported, end - HOT_S, end)
             newest = _mean_rates(reported, end - NEWEST_WINDOWS * WINDOW_S, end)
             for slot, rate in long.items():
-                chance = JUMP_SD * np.sqrt(rate / (NEWEST_WINDOWS * WINDOW_S))
+                chance = JUMP_SD * newest_sd(rate)
                 now_rate = newest.get(slot, 0.0)
                 rates[slot] = rates.get(slot, 0.0) + (now_rate if now_rate > rate + chance else rate)
         return rates
@@ -244,6 +244,11 @@ class LoadBook:
     def forwarded(self, cluster: str) -> Ints:
         """Returns int64[output partitions]: requests forwarded to the cluster since the first report."""
         return self._forwarded.get(cluster, np.zeros(0, np.int64)).copy()
+
+
+def newest_sd(rates: Floats | float) -> Floats:
+    """Returns by how much rates, requests/s, are off by chance in the newest windows: of a Poisson count."""
+    return np.asarray(np.sqrt(rates / (NEWEST_WINDOWS * WINDOW_S)), dtype=np.float64)
 
 
 def _mean_rates(reported: Sequence[_Hot], begin: float, end: float) -> dict[int, float]:

@@ -13,7 +13,7 @@ from schemas.records import SLOTS, SeriesView
 from streams.core.events import EventBook
 from streams.core.forecast import Costs, Forecaster, Skill
 from streams.core.keys import KeyRules
-from streams.core.load import NEWEST_WINDOWS, WINDOW_S, Shares, Step
+from streams.core.load import Shares, Step, newest_sd
 from streams.core.series import SeriesRows
 from streams.core.steps import STEP_S
 from streams.core.surges import Surges
@@ -250,7 +250,7 @@ def _short(rates: Floats, share: Floats, plain: NDArray[np.bool_], expected: Flo
     if part < LEAST_PLAIN:
         return short
     level, nearest = float(rates[plain].sum()) / part, float(expected[:2].max())
-    chance = FAR_OFF_SD * np.sqrt(level / (part * NEWEST_WINDOWS * WINDOW_S))
+    chance = FAR_OFF_SD * float(newest_sd(level / part))
     far_off = level > max(FAR_OFF * nearest, nearest + chance)
     return np.maximum(level - expected, short) if far_off else short
 

@@ -11,7 +11,7 @@ from collections.abc import Collection
 import numpy as np
 
 from streams.core.counts import Floats
-from streams.core.load import NEWEST_WINDOWS, WINDOW_S
+from streams.core.load import newest_sd
 
 LEAST_PART = 0.15
 """A shard surges when it measures more than its share by this part of it ..."""
@@ -44,7 +44,7 @@ class Surges:
         whole = share[:, judged].sum(axis=1)
         usual = (costs * rates[:, judged].sum(axis=1) / np.where(whole > 0, whole, np.inf)) @ share
         more = costs @ rates - usual
-        chance = LEAST_SD * np.sqrt((costs * costs) @ rates / (NEWEST_WINDOWS * WINDOW_S))
+        chance = LEAST_SD * newest_sd((costs * costs) @ rates)
         found = judged & (more > LEAST_PART * usual) & (more > chance)
         return np.where(found, more + AHEAD * self._gain(now, more), 0.0)
 

@@ -51,6 +51,11 @@ class Kind:
     mean: float = FIRST_MEAN
     variance: float = FIRST_SD**2
 
+    @property
+    def of_an_event(self) -> float:
+        """Returns the variance of a single event's kappa, before anything of it is seen."""
+        return self.variance + EVENT_SD**2
+
     def learn(self, kappa: float, variance: float) -> None:
         """Learns from one event that is over, unless it plainly did not happen."""
         if abs(kappa) < CAME_NOT and abs(kappa - self.mean) > CAME_NOT_SD * sqrt(self.variance):
@@ -94,7 +99,7 @@ class Track:
         """
         self.begun = True
         self.kappa = kind.mean
-        self.kappa_variance = kind.variance + EVENT_SD**2
+        self.kappa_variance = kind.of_an_event
         if self.seen >= ENOUGH:
             self.level_variance = max(1e-4, LEVEL_RATE / (2 - LEVEL_RATE) * self.noise**2)
         elif isfinite(expected):
@@ -158,25 +163,22 @@ class Trust:
 
     def kappa(self, event: Event) -> float:
         """Returns which part of its declared effect is expected of an event, 0 or more."""
-        track = self.tracks.get(event.id)
-        if event.id in self.settled:
-            kappa = self.settled[event.id]
-        elif track is not None and track.begun:
-            kappa = track.kappa
-        else:
-            kappa = self.kind(event).mean
-        return min(max(kappa, 0.0), MOST_KAPPA)
+        return min(max(self._thought(event)[0], 0.0), MOST_KAPPA)
 
     def cautious(self, event: Event) -> float:
         """Returns the part to make room for: more than is expected, as far as that is uncertain yet."""
-        track = self.tracks.get(event.id)
+        variance = max(self._thought(event)[1], 0.0)
+        return min(self.kappa(event) + CAUTION * sqrt(variance), MOST_KAPPA)
+
+    def _thought(self, event: Event) -> tuple[float, float]:
+        """Returns mean and variance of the event's kappa; of one that is over the outcome is known."""
         if event.id in self.settled:
-            variance = 0.0
-        elif track is not None and track.begun:
-            variance = track.kappa_variance
-        else:
-            variance = self.kind(event).variance + EVENT_SD**2
-        return min(self.kappa(event) + CAUTION * sqrt(max(variance, 0.0)), MOST_KAPPA)
+            return self.settled[event.id], 0.0
+        track = self.tracks.get(event.id)
+        if track is not None and track.begun:
+            return track.kappa, track.kappa_variance
+        kind = self.kind(event)
+        return kind.mean, kind.of_an_event
 
     def kind(self, event: Event) -> Kind:
         """Returns what is thought of the event's kind."""

@@ -310,11 +310,12 @@ def announced(world: World) -> tuple[list[Decision], int]:
     return before + decisions(world.run(120, busy)), start
 
 
-def test_moves_made_ahead_are_judged_when_their_load_is_there() -> None:
+def test_moves_made_ahead_are_judged_when_their_load_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """The round that moves them says how many; when the campaign has come, by how much it was earlier.
 
-    It comes as declared, and room was made for a third more: a part of that proves unneeded.
+    Room is made for what is declared only, since no more comes: what is moved for more proves unneeded.
     """
+    monkeypatch.setattr("streams.core.trust.CAUTION", 0.0)
     made, start = announced(started())
     ahead = [d for d in made if d.prediction is not None and d.prediction.ahead]
     assert ahead[0].at < start
@@ -324,7 +325,7 @@ def test_moves_made_ahead_are_judged_when_their_load_is_there() -> None:
     before = [item for item in judged if item.plan in early]
     assert before
     later = [item for item in before if item.reactive is Reactive.LATER]
-    assert sum(item.load_cps for item in later) > 0.8 * sum(item.load_cps for item in before)
+    assert sum(item.load_cps for item in later) > 0.9 * sum(item.load_cps for item in before)
     assert min(item.lead_s for item in later) > 60
     assert sum(d.prediction.avoided_overload_s for d in made if d.prediction is not None) > 0
 
