@@ -211,7 +211,8 @@ class OnePass:
                 moved_at, before = time.monotonic(), consumed
             if time.monotonic() - told >= TELL_S:
                 told = time.monotonic()
-                self._tell(time.time() - begin, progress.sent, consumed)
+                sent = max(progress.sent, consumed)  # the producer says it twice a second, backends at once
+                self._tell(time.time() - begin, sent, consumed)
             if progress.done and consumed >= progress.delivered:
                 return
             if progress.done and time.monotonic() - moved_at > DRAIN_S / 4:
